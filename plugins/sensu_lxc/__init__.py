@@ -1,0 +1,1 @@
+"""What the plugins know about LXC containers; the only thing they share."""

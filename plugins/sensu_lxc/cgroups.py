@@ -1,0 +1,428 @@
+"""Where a container's cgroups are, and what stands in them.
+
+The name-derived directory is right nearly always and wrong when it matters: an empty left-over of an earlier start
+makes LXC use lxc.payload.NAME-1, and the old place then reads stale zeros. So it is believed only where nothing else
+can be meant and something lives in it; otherwise the container's monitor, or /proc of its init, is asked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import namedtuple
+
+from sensu_lxc.errors import CannotObserve, NotAllowed, NotThere
+from sensu_lxc.sources import cgroup, meminfo, mountinfo
+
+TYPE_CHECKING = False  # importing typing for it would cost a check 3 ms
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sensu_lxc.host import Host
+    from sensu_lxc.inventory import Container
+
+_ASK_SECONDS = 1.0
+_NUMBERED = re.compile(r"(.+)-\d+", re.ASCII)
+# Parents of the containers' cgroups by LXC's age, and what stands before the name there.
+_FAMILIES = (("", "lxc.payload."), ("/lxc.payload", ""), ("/lxc", ""))
+
+
+class Memory(
+    namedtuple(
+        "Memory",
+        "usage_bytes active_file_bytes inactive_file_bytes reclaimable_bytes limit_bytes swap_bytes swap_limit_bytes",
+    )
+):
+    """A container's memory, in bytes.
+
+    usage_bytes: all that is charged to it; active_file_bytes, inactive_file_bytes: page cache; reclaimable_bytes: slab
+    that the kernel can free (0 on v1, which does not tell); limit_bytes: the least of its own and its ancestors'
+    limits, None for none; swap_bytes: None where the kernel does not count it; swap_limit_bytes: likewise or None.
+    """
+
+    __slots__ = ()
+
+    @property
+    def used_bytes(self) -> int:
+        """What the kernel can't take back without swap: when it reaches the limit, the OOM killer comes.
+
+        usage − active_file − inactive_file − slab_reclaimable; tmpfs stays in it, as it must.
+        """
+        used: int = self.usage_bytes - self.active_file_bytes - self.inactive_file_bytes - self.reclaimable_bytes
+        return max(0, used)
+
+    @property
+    def working_set_bytes(self) -> int:
+        """usage − inactive_file, as cAdvisor and the kubelet count (kubernetes#43916 on why it lies upwards)."""
+        working_set: int = self.usage_bytes - self.inactive_file_bytes
+        return max(0, working_set)
+
+
+# controller: as v1 names it, "" for v2 alone; point: directory of its mount; root: the cgroup mounted there;
+# version: 1 or 2.
+Hierarchy = namedtuple("Hierarchy", "controller point root version")
+
+
+class Cgroups:
+    """The cgroup tree of one host."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._mounts = self._read_mounts()
+        self._names: dict[str, dict[str, list[str]]] = {}
+        self._limits: dict[tuple[str, str], int | None] = {}
+        self._monitors: dict[str, int] | None = None
+        self._same_name: set[str] = set()
+
+    def _read_mounts(self) -> dict[str, mountinfo.Mount]:
+        # /proc/self of a mounted or recorded host is not ours to speak of; its init sees the same cgroups.
+        paths = ["/proc/self/mountinfo"] if self._host.is_this_one else ["/proc/1/mountinfo", "/proc/self/mountinfo"]
+        for path in paths:
+            try:
+                mounts = mountinfo.cgroup_mounts(self._host.read(path), path)
+            except NotThere:
+                continue
+            if mounts:
+                return mounts
+            raise CannotObserve(f"{path} shows no cgroup filesystem; is {self._host.root or '/'} a Linux host's root?")
+        raise CannotObserve(f"cannot read {self._host.root}{paths[0]}, which tells where the cgroups are")
+
+    def expect_same_name(self, containers: list[Container]) -> None:
+        """Tell that names may be there twice, so that a directory of that name proves nothing."""
+        once: set[str] = set()
+        for container in containers:
+            (self._same_name if container.name in once else once).add(container.name)
+
+    def hierarchy(self, controller: str) -> Hierarchy | None:
+        """The v1 hierarchy of a controller where there is one, else v2's (with "" only v2's); None for neither."""
+        mount = self._mounts.get(controller)
+        if mount is not None:
+            return Hierarchy(controller, mount.point, mount.root, 1 if controller else 2)
+        mount = self._mounts.get("")
+        return None if mount is None else Hierarchy(controller, mount.point, mount.root, 2)
+
+    def directory(self, container: Container, hierarchy: Hierarchy, surely: bool = False) -> str:
+        """The container's own cgroup directory in a hierarchy; with surely the name alone is never believed.
+
+        Raises CannotObserve where the container does not run or nobody tells.
+        """
+        place = None if surely else self._place(container, hierarchy)
+        if place is not None and self._is_live(place, hierarchy):
+            return place
+        path = self._asked(container, hierarchy) if self._host.is_this_one else None
+        if path is None:
+            path = self._of_init(container, hierarchy)
+        if path is None:
+            live = [place for place in self.places_of(container.name, hierarchy) if self.is_populated(place, hierarchy)]
+            if len(live) != 1:
+                raise CannotObserve(
+                    f"which cgroup is its own can't be told: {len(live)} of that name in {hierarchy.point} are in use"
+                )
+            return live[0]
+        return self._below(hierarchy, path)
+
+    def _place(self, container: Container, hierarchy: Hierarchy) -> str | None:
+        """The directory that the name alone speaks for: no numbered twin is near that could be meant instead."""
+        name: str = container.name
+        if name in self._same_name:
+            return None
+        places = self.places_of(name, hierarchy)
+        numbered = _NUMBERED.fullmatch(name)
+        if len(places) != 1 or not places[0].endswith(name) or (
+            numbered is not None and len(self.places_of(numbered.group(1), hierarchy)) > 1
+        ):  # fmt: skip
+            return None
+        return places[0]
+
+    def _below(self, hierarchy: Hierarchy, path: str) -> str:
+        root = hierarchy.root.rstrip("/")
+        if root and not (path + "/").startswith(root + "/"):
+            raise CannotObserve(f"its cgroup {path} lies outside of what {hierarchy.point} shows; run on the host")
+        return f"{hierarchy.point}{path[len(root) :]}".rstrip("/")
+
+    def _by_name(self, point: str) -> dict[str, list[str]]:
+        """{name: directories below a mount point that may be that container's}, read once.
+
+        lxc.payload.web-1 stands under web-1 and, as the second of its name, under web.
+        """
+        known = self._names.get(point)
+        if known is None:
+            known = self._names[point] = {}
+            top = self._host.list(point)
+            for parent, prefix in _FAMILIES:
+                if parent and parent[1:] not in top:
+                    continue
+                for entry in self._host.list(point + parent) if parent else top:
+                    if entry.startswith(prefix):
+                        name, directory = entry[len(prefix) :], f"{point}{parent}/{entry}"
+                        known.setdefault(name, []).append(directory)
+                        numbered = _NUMBERED.fullmatch(name)
+                        if numbered is not None:
+                            known.setdefault(numbered.group(1), []).append(directory)
+        return known
+
+    def places_of(self, name: str, hierarchy: Hierarchy) -> list[str]:
+        """Every directory that may be a container's by its name, numbered ones included."""
+        return self._by_name(hierarchy.point).get(name, [])
+
+    def _is_live(self, directory: str, hierarchy: Hierarchy) -> bool:
+        """Whether processes are in it, told by one file; what that file can't tell counts as no."""
+        try:
+            if hierarchy.version == 2:
+                path = f"{directory}/cgroup.events"
+                return cgroup.keyed(self._host.read(path), path).get(b"populated") == 1
+            return self._host.read(f"{directory}/cgroup.procs") != b""
+        except NotThere:
+            return False
+
+    def is_populated(self, directory: str, hierarchy: Hierarchy) -> bool:
+        """Whether processes are in it or below it: at the top of a nested systemd there are none."""
+        if self._is_live(directory, hierarchy):
+            return True
+        if hierarchy.version == 2:
+            return False
+        try:
+            entries = self._host.list(directory)
+        except NotThere:
+            return False
+        return any(
+            self.is_populated(f"{directory}/{entry}", hierarchy)
+            for entry in entries
+            # A v1 directory holds files with a dot in their names and the children; a child may have a dot as well.
+            if entry not in ("tasks", "notify_on_release", "release_agent") and self._is_directory(directory, entry)
+        )
+
+    def _is_directory(self, directory: str, entry: str) -> bool:
+        try:
+            return self._host.has(f"{directory}/{entry}/cgroup.procs")
+        except NotAllowed:
+            return False
+
+    def _asked(self, container: Container, hierarchy: Hierarchy) -> str | None:
+        """What the monitor says, to root and its own user; None where it does not, or is too old to know."""
+        from sensu_lxc import monitor
+        from sensu_lxc.sources import lxc_command
+
+        reply = monitor.ask_one(container.address, lxc_command.GET_INIT_PID, _ASK_SECONDS)
+        if reply.problem or reply.status != 0 or reply.value <= 0 or not self.may_monitor(reply.uid, container.lxcpath):
+            return None
+        if hierarchy.controller:
+            said = monitor.ask_one(container.address, lxc_command.GET_LIMIT_CGROUP, _ASK_SECONDS, hierarchy.controller)
+            path = said.data.rstrip(b"\0").decode("utf-8", "surrogateescape")
+            if not said.problem and said.status == 0 and path.startswith("/"):
+                return path
+        return self._of_process(reply.value, container, hierarchy)
+
+    def _of_process(self, pid: int, container: Container, hierarchy: Hierarchy) -> str | None:
+        path = f"/proc/{pid}/cgroup"
+        found = cgroup.memberships(self._host.read(path), path)
+        where = found.get(hierarchy.controller if hierarchy.version == 1 else "")
+        return None if where is None else cgroup.payload_of(where, str(container.name))
+
+    def _of_init(self, container: Container, hierarchy: Hierarchy) -> str | None:
+        """What /proc says of the init process, which is the child of the monitor that is pid 1 of its namespace."""
+        monitor_pid = self.monitors().get(container.directory)
+        if monitor_pid is None:
+            return None
+        try:
+            for child in self._children(monitor_pid):
+                pids = _status_field(self._host.read(f"/proc/{child}/status"), b"NSpid")
+                if len(pids) > 1 and pids[-1] == b"1":
+                    return self._of_process(child, container, hierarchy)
+        except NotThere:
+            pass
+        return None
+
+    def _children(self, pid: int) -> list[int]:
+        try:
+            return [
+                int(child) for child in self._host.read(f"/proc/{pid}/task/{pid}/children").split() if child.isdigit()
+            ]
+        except NotThere:
+            wanted = str(pid).encode()
+            return [one for one, status in self._processes() if _status_field(status, b"PPid") == [wanted]]
+
+    def _processes(self) -> Iterator[tuple[int, bytes]]:
+        for entry in self._host.list("/proc"):
+            if entry.isdigit() and entry.isascii():
+                try:
+                    yield int(entry), self._host.read(f"/proc/{entry}/status")
+                except (NotThere, NotAllowed):
+                    continue
+
+    def monitors(self) -> dict[str, int]:
+        """{LXCPATH/NAME: pid} by the title that LXC gives its monitors, where /proc shows other users' processes.
+
+        Any process can take that title, one inside a container too. A monitor is in the host's own pid namespace, and
+        belongs to root or to the owner of the lxcpath.
+        """
+        if self._monitors is None:
+            self._monitors = {}
+            for entry in self._host.list("/proc"):
+                if not (entry.isdigit() and entry.isascii()):
+                    continue
+                try:
+                    title = self._host.read(f"/proc/{entry}/cmdline").rstrip(b"\0")
+                    if not title.startswith(b"[lxc monitor] "):
+                        continue
+                    status = self._host.read(f"/proc/{entry}/status")
+                except (NotThere, NotAllowed):
+                    continue
+                lxcpath, _, name = title[len(b"[lxc monitor] ") :].decode("utf-8", "surrogateescape").rpartition(" ")
+                uid = _status_field(status, b"Uid")[:1]
+                if len(_status_field(status, b"NSpid")) == 1 and uid and self.may_monitor(int(uid[0]), lxcpath):
+                    self._monitors[f"{lxcpath}/{name}"] = int(entry)
+        return self._monitors
+
+    def process_state(self, pid: int) -> str:
+        """The letter of a process's state (proc_pid_stat(5)); the name before it may hold anything, ) as well."""
+        fields = self._host.read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+        return fields[0].decode("ascii", "replace") if fields else "?"
+
+    def may_monitor(self, uid: int, lxcpath: str) -> bool:
+        """Whether a process of that user can be the monitor of a container in lxcpath, rather than an impostor."""
+        if uid == 0:
+            return True
+        try:
+            return uid == self._host.owner(self._host.real(lxcpath))
+        except CannotObserve:
+            return False
+
+    def memory(self, container: Container, surely: bool = False) -> Memory:
+        """What the container's memory cgroup says. Raises CannotObserve naming the file that did not say it."""
+        hierarchy = self.hierarchy("memory")
+        if hierarchy is None:
+            raise CannotObserve("the kernel counts no memory: no memory cgroup is mounted")
+        directory = self.directory(container, hierarchy, surely)
+        return self._memory_v1(directory) if hierarchy.version == 1 else self._memory_v2(directory, hierarchy)
+
+    def _number(self, path: str) -> int:
+        return cgroup.number(self._host.read(path), path)
+
+    def _memory_v1(self, directory: str) -> Memory:
+        usage = self._number(f"{directory}/memory.usage_in_bytes")
+        path = f"{directory}/memory.stat"
+        stat = cgroup.keyed(self._host.read(path), path)
+        try:
+            # hierarchical_memory_limit is the least of its own and its ancestors' limits. Values without total_ leave
+            # out nested cgroups.
+            limit = cgroup.limit(b"%d" % stat[b"hierarchical_memory_limit"], path)
+            active, inactive = stat[b"total_active_file"], stat[b"total_inactive_file"]
+        except KeyError as error:
+            raise CannotObserve(f"{path} has no {_key(error)}") from None
+        memsw = stat.get(b"hierarchical_memsw_limit")
+        return Memory(
+            usage, active, inactive, 0, limit, stat.get(b"total_swap") if memsw is not None else None,
+            None if memsw is None else cgroup.limit(b"%d" % memsw, path),
+        )  # fmt: skip
+
+    def _memory_v2(self, directory: str, hierarchy: Hierarchy) -> Memory:
+        try:
+            usage = self._number(f"{directory}/memory.current")
+        except NotThere:
+            if self._host.has(directory):
+                raise CannotObserve(
+                    f"{self._host.root}{directory} has no memory.current: the memory controller is not enabled there"
+                ) from None
+            raise
+        path = f"{directory}/memory.stat"
+        stat = cgroup.keyed(self._host.read(path), path)
+        try:
+            active, inactive = stat[b"active_file"], stat[b"inactive_file"]
+        except KeyError as error:
+            raise CannotObserve(f"{path} has no {_key(error)}") from None
+        limit = self._least_limit(directory, hierarchy, "memory.max")
+        return Memory(usage, active, inactive, stat.get(b"slab_reclaimable", 0), limit, None, None)
+
+    def swap(self, container: Container, memory: Memory, surely: bool = False) -> Memory:
+        """memory with v2's swap files read, which are no part of memory.stat. v1 has them there already."""
+        hierarchy = self.hierarchy("memory")
+        if hierarchy is None or hierarchy.version == 1:
+            return memory
+        directory = self.directory(container, hierarchy, surely)
+        swap = self._number(f"{directory}/memory.swap.current")
+        limit = self._least_limit(directory, hierarchy, "memory.swap.max")
+        return memory._replace(swap_bytes=swap, swap_limit_bytes=limit)
+
+    def _least_limit(self, directory: str, hierarchy: Hierarchy, name: str) -> int | None:
+        path = f"{directory}/{name}"
+        limits = [cgroup.limit(self._host.read(path), path)]
+        parent = directory.rpartition("/")[0]
+        if len(parent) > len(hierarchy.point):
+            limits.append(self._ancestors_limit(parent, hierarchy, name))
+        return min((limit for limit in limits if limit is not None), default=None)
+
+    def _ancestors_limit(self, directory: str, hierarchy: Hierarchy, name: str) -> int | None:
+        """The least limit of a directory and those above it. A thousand containers have the same parents."""
+        key = (directory, name)
+        if key not in self._limits:
+            try:
+                self._limits[key] = self._least_limit(directory, hierarchy, name)
+            except NotThere:  # the controller is not enabled up there, so no limit can be
+                self._limits[key] = None
+        return self._limits[key]
+
+    def is_frozen(self, container: Container, surely: bool = False) -> bool:
+        """Whether its freezer stands, also when somebody other than LXC froze it.
+
+        Where both versions exist both are asked: in a hybrid host v2 says 0 while v1 is frozen.
+        """
+        hierarchy = self.payload_hierarchy()
+        if hierarchy.version == 2:
+            frozen = self._events(container, hierarchy, surely).get(b"frozen")
+            if frozen is None:
+                raise CannotObserve("the kernel does not tell whether a cgroup is frozen (it does since Linux 5.2)")
+            return frozen == 1
+        directory = self.directory(container, hierarchy, surely)
+        path = f"{directory}/freezer.state"
+        raw = self._host.read(path)
+        state = raw.strip()
+        if state not in (b"THAWED", b"FREEZING", b"FROZEN"):
+            raise CannotObserve(f"{path} holds {cgroup.quoted(raw)} where a freezer's state should be")
+        unified = self.hierarchy("")
+        if state == b"FROZEN" or unified is None or unified.root != hierarchy.root:
+            return state == b"FROZEN"
+        path = f"{unified.point}{directory[len(hierarchy.point) :]}/cgroup.events"
+        try:
+            return cgroup.keyed(self._host.read(path), path).get(b"frozen") == 1
+        except NotThere:  # an LXC that leaves the unified hierarchy alone
+            return False
+
+    def _events(self, container: Container, hierarchy: Hierarchy, surely: bool) -> dict[bytes, int]:
+        """cgroup.events of a live container, read once where the place can be told by the name."""
+        place = None if surely else self._place(container, hierarchy)
+        for directory in (place, None):
+            if directory is None:
+                directory = self.directory(container, hierarchy, surely=True)
+            path = f"{directory}/cgroup.events"
+            try:
+                events = cgroup.keyed(self._host.read(path), path)
+            except NotThere:
+                if directory != place:
+                    raise
+                continue
+            if events.get(b"populated") == 1:
+                return events
+        raise NotThere(f"{path} says that no process is in the container's cgroup")
+
+    def payload_hierarchy(self) -> Hierarchy:
+        """The hierarchy in which LXC surely makes a cgroup for each payload."""
+        found = self.hierarchy("freezer")
+        if found is None:
+            raise CannotObserve("neither cgroup v2 nor v1's freezer is mounted, without which LXC does not start")
+        return found
+
+    def host_memory(self) -> meminfo.HostMemory:
+        """The host's RAM and swap in bytes."""
+        return meminfo.host_memory(self._host.read("/proc/meminfo"), "/proc/meminfo")
+
+
+def _key(error: KeyError) -> str:
+    key = error.args[0]
+    return key.decode() if isinstance(key, bytes) else str(key)
+
+
+def _status_field(status: bytes, key: bytes) -> list[bytes]:
+    for line in status.splitlines():
+        if line.startswith(key + b":"):
+            return line.split()[1:]
+    return []

@@ -1,0 +1,13 @@
+"""What can go wrong when one looks: each error is a sentence for the person who reads the status line."""
+
+
+class CannotObserve(Exception):
+    """Something that had to be seen could not be seen. A check that meets it says UNKNOWN."""
+
+
+class NotThere(CannotObserve):
+    """The file or process is not there (any more)."""
+
+
+class NotAllowed(CannotObserve):
+    """The kernel refuses this user the look."""

@@ -1,0 +1,98 @@
+"""The only door to /sys, /proc and /var/lib/lxc, so that a check sees a recorded or mounted host as it sees its own."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from sensu_lxc.errors import CannotObserve, NotAllowed, NotThere
+
+# O_NONBLOCK: a FIFO in the place of a file must not hang a check.
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+_CHUNK = 65536
+_LARGEST = 64 * 1024 * 1024
+# A cgroup that went away while its file was open answers ENODEV; a process that did, ESRCH.
+_GONE = {errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.ESRCH, errno.ENXIO}
+
+
+class Host:
+    """A host whose / is at `root`."""
+
+    def __init__(self, root: str = "/") -> None:
+        self.root = root.rstrip("/")
+
+    @property
+    def is_this_one(self) -> bool:
+        """Whether it is the host we run on: only then are its sockets and processes there to be asked."""
+        return not self.root
+
+    def read(self, path: str) -> bytes:
+        """All of a file. Raises NotThere, NotAllowed or CannotObserve with a sentence that names path."""
+        try:
+            descriptor = os.open(self.root + path, _FLAGS)
+            try:
+                data = os.read(descriptor, _CHUNK)
+                if data:
+                    while more := os.read(descriptor, _CHUNK):
+                        data += more
+                        if len(data) > _LARGEST:
+                            raise CannotObserve(f"{self.root}{path} is larger than {_LARGEST >> 20} MiB")
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise self._sentence(path, error) from None
+        return data
+
+    def list(self, path: str) -> list[str]:
+        """The names in a directory, in no order. Raises as read does."""
+        try:
+            return os.listdir(self.root + path)
+        except OSError as error:
+            raise self._sentence(path, error) from None
+
+    def has(self, path: str) -> bool:
+        """Whether path exists. Raises NotAllowed where that can't be told."""
+        try:
+            os.stat(self.root + path)
+        except OSError as error:
+            failure = self._sentence(path, error)
+            if isinstance(failure, NotThere):
+                return False
+            raise failure from None
+        return True
+
+    def owner(self, path: str) -> int:
+        """The uid that owns path. Raises as read does."""
+        try:
+            return os.stat(self.root + path).st_uid
+        except OSError as error:
+            raise self._sentence(path, error) from None
+
+    def real(self, path: str) -> str:
+        """path with its symbolic links followed, an absolute one from this host's root as the host itself would."""
+        if not self.root:
+            return os.path.realpath(path)
+        done, todo, links = "", path.split("/"), 0
+        while todo:
+            part = todo.pop(0)
+            if part in ("", "."):
+                continue
+            if part == "..":
+                done = done.rpartition("/")[0]
+                continue
+            try:
+                target = os.readlink(f"{self.root}{done}/{part}")
+            except OSError:
+                done = f"{done}/{part}"
+                continue
+            links += 1
+            if links > 40:
+                raise CannotObserve(f"{self.root}{path} is a loop of symbolic links")
+            if target.startswith("/"):
+                done = ""
+            todo[:0] = target.split("/")
+        return done or "/"
+
+    def _sentence(self, path: str, error: OSError) -> CannotObserve:
+        kind = NotThere if error.errno in _GONE else NotAllowed if isinstance(error, PermissionError) else CannotObserve
+        return kind(f"cannot read {self.root}{path}: {error.strerror or type(error).__name__}")

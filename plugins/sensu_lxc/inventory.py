@@ -1,0 +1,276 @@
+"""Which containers are on this host: those with a definition in an lxcpath, and those with a monitor in any."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+
+from sensu_lxc.errors import CannotObserve, NotAllowed, NotThere
+from sensu_lxc.sources import lxc_config, net_unix
+
+TYPE_CHECKING = False  # importing typing for it would cost a check 3 ms
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from sensu_lxc.host import Host
+
+# LXD and Incus keep no config file per container: a link in this directory is the definition. The name of a container
+# outside the default project is PROJECT_NAME there, as it is in its cgroup.
+LXD_PATHS = {
+    "/var/lib/lxd/containers": "/var/lib/lxd/unix.socket",
+    "/var/snap/lxd/common/lxd/containers": "/var/snap/lxd/common/lxd/unix.socket",
+    "/var/lib/incus/containers": "/var/lib/incus/unix.socket",
+}
+_PROXMOX = "/etc/pve/lxc"
+_DEFAULT_LXCPATH = "/var/lib/lxc"
+_MAGIC = frozenset("*?[")
+_INCLUDES_AT_MOST = 32
+
+
+class Container(namedtuple("Container", "name lxcpath defined has_monitor label")):
+    """One container.
+
+    name, lxcpath: as LXC knows it; defined: True, False (it runs without a definition) or None (this user can't tell);
+    has_monitor: a command socket is listed; label: the name, or LXCPATH/NAME where a host has that name twice.
+    """
+
+    __slots__ = ()
+
+    @property
+    def directory(self) -> str:
+        """Where its config and, as a rule, its root filesystem are; also the name of its command socket."""
+        return f"{self.lxcpath}/{self.name}"
+
+    @property
+    def address(self) -> str:
+        """The abstract address of its monitor, without the leading NUL."""
+        return net_unix.socket_name(self.directory)
+
+    @property
+    def is_lxd(self) -> bool:
+        """Whether LXD or Incus manages it."""
+        return self.lxcpath in LXD_PATHS
+
+
+# containers: list of Container, sorted by name; missing: names that were asked for and stand for nothing;
+# unseen: sentences on what this user could not look at.
+Inventory = namedtuple("Inventory", "containers missing unseen")
+
+
+def take(
+    host: Host,
+    names: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    lxcpaths: Sequence[str] = (),
+) -> Inventory:
+    """Find the containers that the user means.
+
+    names, exclude: names or shell patterns, no name meaning every container; lxcpaths: none means where this host's
+    LXC, LXD and Incus keep theirs, and wherever else a monitor runs. Raises CannotObserve where nothing can be seen.
+    """
+    running, hashed = command_sockets(host)
+    paths = [_clean(path) for path in lxcpaths] or default_lxcpaths(host)
+    unseen: list[str] = []
+    defined: dict[str, bool | None] = {}
+    literal = [name for name in names if not _MAGIC.intersection(name)]
+    if len(literal) == len(names) > 0:
+        for path in paths:
+            for name in literal:
+                is_defined = _is_defined(host, path, name)
+                if is_defined is not False:
+                    defined[f"{path}/{name}"] = is_defined
+    else:
+        for path in paths:
+            _list_definitions(host, path, bool(lxcpaths), defined, unseen)
+    running |= {directory for directory in defined if net_unix.socket_name(directory)[: -len("/command")] in hashed}
+    directories = set(defined)
+    directories.update(running if not lxcpaths else (one for one in running if one.rpartition("/")[0] in paths))
+    found = {directory: directory.rpartition("/")[2] for directory in directories}
+    wanted, missing = _select(found, names, exclude)
+    if not wanted and not missing and not unseen and not found:
+        raise CannotObserve(f"no container here: {' and '.join(paths)} hold none, and no LXC monitor runs")
+    twice = _duplicates(found.values())
+    containers = [
+        Container(
+            name=found[directory],
+            lxcpath=directory.rpartition("/")[0],
+            defined=defined.get(directory, False if not names and not unseen else None),
+            has_monitor=directory in running,
+            label=directory if found[directory] in twice else found[directory],
+        )
+        for directory in sorted(wanted, key=lambda one: (found[one], one))
+    ]
+    return Inventory(containers, missing, unseen)
+
+
+def command_sockets(host: Host) -> tuple[set[str], set[str]]:
+    """The directories LXCPATH/NAME whose monitors listen, and the hashed names of over-long ones."""
+    # /proc/net is the reader's own namespace; a mounted host's is that of its init.
+    if not host.is_this_one:
+        try:
+            return net_unix.command_sockets(host.read("/proc/1/net/unix"), "/proc/1/net/unix")
+        except NotThere:
+            pass
+    return net_unix.command_sockets(host.read("/proc/net/unix"), "/proc/net/unix")
+
+
+def default_lxcpaths(host: Host) -> list[str]:
+    """Where this host's LXC keeps its containers, then LXD's and Incus' places where they exist."""
+    try:
+        configured = dict(lxc_config.settings(host.read("/etc/lxc/lxc.conf")))
+    except CannotObserve:
+        configured = {}
+    first = _clean(configured.get("lxc.lxcpath") or _DEFAULT_LXCPATH)
+    others = []
+    for path in LXD_PATHS:
+        try:
+            if host.has(path):
+                others.append(path)
+        except NotAllowed:
+            others.append(path)
+    try:
+        if host.has(first) or not others:
+            others.insert(0, first)
+    except NotAllowed:
+        others.insert(0, first)
+    return others
+
+
+def _clean(path: str) -> str:
+    return "/" + "/".join(part for part in path.split("/") if part not in ("", "."))
+
+
+def _is_defined(host: Host, lxcpath: str, name: str) -> bool | None:
+    """Whether lxcpath defines name; None where this user may not look."""
+    if name in ("", ".", "..") or "/" in name:
+        return False
+    try:
+        if lxcpath in LXD_PATHS:
+            return host.has(f"{lxcpath}/{name}") or _has_link(host, lxcpath, name)
+        real = host.real(lxcpath)
+        return host.has(f"{real}/{name}/config") or (
+            lxcpath == _DEFAULT_LXCPATH and host.has(f"{_PROXMOX}/{name}.conf")
+        )
+    except NotAllowed:
+        # LXC makes container directories unreadable for others (0770), yet shows that they are there.
+        try:
+            return host.has(f"{host.real(lxcpath)}/{name}")
+        except NotAllowed:
+            return None
+
+
+def _has_link(host: Host, lxcpath: str, name: str) -> bool:
+    # A link whose target this user may not see, or in a recorded tree, is a definition all the same.
+    try:
+        return name in host.list(lxcpath)
+    except CannotObserve:
+        return False
+
+
+def _list_definitions(
+    host: Host, lxcpath: str, asked_for: bool, defined: dict[str, bool | None], unseen: list[str]
+) -> None:
+    if lxcpath == _DEFAULT_LXCPATH:
+        try:
+            for name in host.list(_PROXMOX):
+                if name.endswith(".conf"):
+                    defined[f"{lxcpath}/{name[: -len('.conf')]}"] = True
+        except NotThere:
+            pass
+        except NotAllowed as error:
+            unseen.append(str(error))
+    try:
+        names = host.list(host.real(lxcpath))
+    except NotThere as error:
+        if asked_for:
+            raise CannotObserve(f"{error}; name an existing lxcpath with -P") from None
+        return
+    except CannotObserve as error:
+        unseen.append(f"{error}; run as root, or name the containers with -n")
+        return
+    for name in names:
+        # lost+found is there where the lxcpath is a filesystem of its own.
+        if name.startswith(".") or name == "lost+found":
+            continue
+        if lxcpath in LXD_PATHS or _is_defined(host, lxcpath, name):
+            defined[f"{lxcpath}/{name}"] = True
+
+
+def _select(found: dict[str, str], names: Sequence[str], exclude: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(directories that the user means, names and patterns that mean nothing)."""
+    wanted, missing = set(found) if not names else set(), []
+    for name in names:
+        chosen = {directory for directory, found_name in found.items() if matcher(name)(found_name)}
+        if not chosen:
+            missing.append(name)
+        wanted |= chosen
+    for pattern in exclude:
+        left_out = matcher(pattern)
+        wanted = {directory for directory in wanted if not left_out(found[directory])}
+        missing = [name for name in missing if not left_out(name)]
+    return list(wanted), missing
+
+
+def is_pattern(name: str) -> bool:
+    """Whether it is a shell pattern rather than a name."""
+    return bool(_MAGIC.intersection(name))
+
+
+def matcher(pattern: str) -> Callable[[str], object]:
+    """A test of a name against a name or a shell pattern."""
+    if not is_pattern(pattern):
+        return pattern.__eq__
+    import fnmatch
+    import re
+
+    return re.compile(fnmatch.translate(pattern)).match
+
+
+def _duplicates(names: Iterable[str]) -> set[str]:
+    once: set[str] = set()
+    twice: set[str] = set()
+    for name in names:
+        (twice if name in once else once).add(name)
+    return twice
+
+
+def starts_with_host(host: Host, container: Container) -> bool:
+    """Whether it is to start when its host does: lxc.start.auto, Proxmox' onboot, LXD's and Incus' boot.autostart."""
+    if container.is_lxd:
+        from sensu_lxc import lxd
+
+        return lxd.autostart(host, LXD_PATHS[container.lxcpath]).get(container.name, False)
+    if container.lxcpath == _DEFAULT_LXCPATH:
+        try:
+            return lxc_config.proxmox_onboot(host.read(f"{_PROXMOX}/{container.name}.conf"))
+        except NotThere:
+            pass
+    return config(host, container).get("lxc.start.auto") == "1"
+
+
+def config(host: Host, container: Container) -> dict[str, str]:
+    """The settings of a container, those of the files it includes among them; the last of a key counts."""
+    found: dict[str, str] = {}
+    _read_config(host, f"{host.real(container.directory)}/config", found, [])
+    return found
+
+
+def _read_config(host: Host, path: str, found: dict[str, str], read: list[str]) -> None:
+    read.append(path)
+    if len(read) > _INCLUDES_AT_MOST:
+        raise CannotObserve(f"{read[0]} includes more than {_INCLUDES_AT_MOST} files")
+    for key, value in lxc_config.settings(host.read(path)):
+        if key != "lxc.include":
+            found[key] = value
+            continue
+        for included in _included(host, value):
+            _read_config(host, included, found, read)
+
+
+def _included(host: Host, path: str) -> list[str]:
+    """A file, or the *.conf of a directory, as LXC includes them."""
+    real = host.real(path)
+    try:
+        names = host.list(real)
+    except CannotObserve:
+        return [real]
+    return [f"{real}/{name}" for name in sorted(names) if name.endswith(".conf")]

@@ -1,0 +1,287 @@
+"""The fence around every check: strict options, a time bound that holds, and the only place that prints and exits.
+
+sensu_plugin gives the names that users know. Its constructor is left out on purpose: it replaces sys.exit, registers an
+atexit hook that ends the process with status 1 or 2, and passes misspelt options over (each a wrong state at night).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from _thread import allocate_lock, start_new_thread
+from importlib.machinery import PathFinder
+
+from sensu_lxc.errors import CannotObserve
+from sensu_lxc.findings import Finding, Measure, State, worst
+from sensu_lxc.host import Host
+from sensu_lxc.levels import Levels, duration, threshold
+from sensu_lxc.render import report, text
+
+TYPE_CHECKING = False  # importing typing for it would cost a check 3 ms
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import Any, NoReturn
+
+    from sensu_lxc.inventory import Inventory
+
+_WIDTH = 100
+
+
+def _sensu_plugin_check() -> Any:
+    """sensu_plugin.check.SensuPluginCheck without the package's __init__, which imports requests (60 ms)."""
+    package = sys.modules.get("sensu_plugin")
+    if package is None:
+        spec = PathFinder.find_spec("sensu_plugin")
+        if spec is not None and spec.submodule_search_locations is not None:
+            stub = type(sys)("sensu_plugin")
+            stub.__path__ = list(spec.submodule_search_locations)
+            sys.modules["sensu_plugin"] = stub
+    try:
+        from sensu_plugin.check import SensuPluginCheck
+    except ImportError:
+        _say(
+            f"{os.path.basename(sys.argv[0])} UNKNOWN: {sys.executable} has no sensu_plugin; "
+            f"install it with: {sys.executable} -m pip install sensu-plugin"
+        )
+        os._exit(State.UNKNOWN)
+    finally:
+        if package is None:  # whoever imports the package later gets the real one
+            sys.modules.pop("sensu_plugin", None)
+    return SensuPluginCheck
+
+
+class Misuse(Exception):
+    """The command line makes no sense; the message says what to write instead."""
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    # argparse makes a formatter for each option that is added, and asks the terminal's width by way of shutil,
+    # which costs a check 5 ms. The width is known where help is printed.
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32, width=_WIDTH)
+
+
+class StrictParser(argparse.ArgumentParser):
+    """argparse, but a misspelt, shortened or left-over option is said, and with one line rather than a usage."""
+
+    def __init__(self, description: str, example: str) -> None:
+        super().__init__(
+            description=description,
+            epilog=f"Example:\n{example}",
+            formatter_class=_Formatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise Misuse(f"{message}; {self.prog} --help shows what it takes")
+
+
+class Check(_sensu_plugin_check()):  # type: ignore[misc]
+    """One check. A subclass sets `example`, adds its options and yields findings.
+
+    The docstring of the subclass is what --help says first.
+    """
+
+    example = ""
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self.plugin_info = {"check_name": None, "message": None, "status": None}
+        self.notes: list[str] = []
+        self.measures: list[Measure] = []
+        self.parser = StrictParser(description=_paragraphs(type(self).__doc__), example=self.example)
+        self.setup()
+        self.options = self.parser.parse_args(arguments)
+        self.validate()
+        self.host = Host(self.options.root)
+
+    def setup(self) -> None:
+        """Add the options; a subclass calls this one as well."""
+        add = self.parser.add_argument
+        add("--root", metavar="DIR", default="/", help="read /sys, /proc and /var/lib/lxc below DIR: a mounted host")
+        add("--timeout", metavar="TIME", type=duration, default=10.0, help="UNKNOWN after that long (default: 10s)")
+        add("-v", "--verbose", action="store_true", help="show what is OK as well")
+
+    def validate(self) -> None:
+        """Raise Misuse where options contradict each other; a subclass calls this one as well."""
+        if not os.path.isdir(self.options.root):
+            raise Misuse(f"--root {self.options.root} is no directory; name the one a host's / is mounted at")
+
+    def findings(self) -> Iterable[Finding]:
+        """What was observed and judged. CannotObserve makes the whole check UNKNOWN."""
+        raise NotImplementedError
+
+    def note(self, sentence: str) -> None:
+        """Add a remark to the first line that changes no state."""
+        self.notes.append(sentence)
+
+    @classmethod
+    def main(cls, arguments: Sequence[str] | None = None) -> NoReturn:
+        """Run the check: print its output and end the process with its status, whatever happens."""
+        name = cls.__name__
+        status, output = State.UNKNOWN, f"{name} UNKNOWN"
+        mouth = _Mouth()
+        try:
+            check = cls(sys.argv[1:] if arguments is None else arguments)
+            mouth.close_after(
+                check.options.timeout,
+                f"{name} UNKNOWN: not finished after {check.options.timeout:g} s; something it reads does not answer, "
+                "or give it longer with --timeout",
+            )
+            findings = list(check.findings())
+            status = worst(findings)
+            if not findings:
+                raise CannotObserve(f"nothing to look at{': ' + '; '.join(check.notes) if check.notes else ''}")
+            output = report(name, status, findings, check.notes, check.measures, check.options.verbose)
+        except SystemExit as end:  # --help
+            _flush_and_exit(0 if end.code in (0, None) else State.UNKNOWN)
+        except (CannotObserve, Misuse) as problem:
+            status, output = State.UNKNOWN, f"{name} UNKNOWN: {text(str(problem), 600)}"
+        except KeyboardInterrupt:
+            status, output = State.UNKNOWN, f"{name} UNKNOWN: interrupted"
+        except BaseException as error:  # noqa: B036  a traceback and status 1 would be read as a warning
+            status, output = State.UNKNOWN, f"{name} UNKNOWN: {_fault(error)}"
+        mouth.speak(status, output)
+
+
+class _Mouth:
+    """Lets exactly one speak: the check, or the watch that ends it.
+
+    The watch is a thread, as a signal's handler only runs once the blocked system call returns, which that of a dead
+    FUSE or NFS mount does not; exit_group(2) ends it all the same.
+    """
+
+    def __init__(self) -> None:
+        self._word = allocate_lock()
+        self._status = State.UNKNOWN
+
+    def close_after(self, seconds: float, words: str) -> None:
+        """Say words and end with UNKNOWN once that many seconds have passed."""
+        never = allocate_lock()
+        never.acquire()
+
+        def watch() -> None:
+            never.acquire(timeout=seconds)
+            if self._word.acquire(blocking=False):
+                if _is_writable():
+                    _say(words)
+                os._exit(State.UNKNOWN)
+            never.acquire(timeout=1.0)  # the check speaks already, into a pipe that nobody empties
+            os._exit(self._status)
+
+        start_new_thread(watch, ())
+
+    def speak(self, status: State, words: str) -> NoReturn:
+        """Print words and end the process. What could not be said is not OK."""
+        self._status = status
+        if not self._word.acquire(blocking=False):
+            while True:  # the watch was faster, and is about to end the process
+                self._word.acquire()
+        if not _say(words) and status is State.OK:
+            status = State.UNKNOWN
+        os._exit(status)
+
+
+def _is_writable() -> bool:
+    import select
+
+    try:
+        return bool(select.select([], [1], [], 0)[1])
+    except (OSError, ValueError):
+        return False
+
+
+def _say(words: str) -> bool:
+    """Write a line or more to stdout, whatever its encoding; False where that failed."""
+    data = words.encode("utf-8", "replace") + b"\n"
+    try:
+        while data:
+            data = data[os.write(1, data) :]
+    except OSError:
+        return False
+    return True
+
+
+def _flush_and_exit(status: int) -> NoReturn:
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        status = State.UNKNOWN
+    os._exit(status)
+
+
+def _fault(error: BaseException) -> str:
+    """A fault of ours in one line that can be reported."""
+    place, trace = "", error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        place = f" at {os.path.basename(code.co_filename)}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return text(f"internal error, please report it: {type(error).__name__}: {error}{place}", 600)
+
+
+def _paragraphs(docstring: str | None) -> str:
+    return "\n".join(line.strip() for line in (docstring or "").strip().splitlines())
+
+
+class ContainerCheck(Check):
+    """A check of containers: which ones, and one finding or more for each."""
+
+    def setup(self) -> None:
+        """Add the options that say which containers."""
+        add = self.parser.add_argument
+        add(
+            "-n",
+            "--name",
+            metavar="NAME",
+            action="append",
+            default=[],
+            help="container, comma list or shell pattern ('web*'); may be repeated; default: every container",
+        )
+        add("--exclude", metavar="NAME", action="append", default=[], help="leave these out; likewise")
+        add(
+            "-P",
+            "--lxcpath",
+            metavar="DIR",
+            action="append",
+            default=[],
+            help="where the containers are; may be repeated; default: where LXC, LXD and Incus of this host keep them",
+        )
+        super().setup()
+
+    def validate(self) -> None:
+        """Split the lists; an empty name would otherwise mean every container."""
+        super().validate()
+        for option in ("name", "exclude"):
+            names = [name.strip() for value in getattr(self.options, option) for name in value.split(",")]
+            if "" in names:
+                raise Misuse(f"--{option} has an empty name in it; write for example --{option} web1,web2 or 'web*'")
+            setattr(self.options, option, names)
+        for path in self.options.lxcpath:
+            if not path.startswith("/"):
+                raise Misuse(f"--lxcpath {path} is not absolute; write for example -P /var/lib/lxc")
+
+    def inventory(self) -> Inventory:
+        """The containers that the options mean."""
+        from sensu_lxc import inventory
+
+        options = self.options
+        return inventory.take(self.host, options.name, options.exclude, options.lxcpath)
+
+
+def add_levels(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add -w and -c, with -e as the name the original script had for -c."""
+    add = parser.add_argument
+    add("-w", "--warning", metavar="RANGE", type=threshold, help=f"WARNING at this much {what}")
+    add("-c", "--critical", "-e", "--error", metavar="RANGE", type=threshold, help=f"CRITICAL at this much {what}")
+
+
+def levels(options: argparse.Namespace, default: Levels) -> Levels:
+    """The levels that the options give; the default holds only where neither is given."""
+    given = Levels(options.warning, options.critical)
+    if given == (None, None):
+        return default
+    contradiction = given.contradiction()
+    if contradiction:
+        raise Misuse(contradiction)
+    return given

@@ -1,0 +1,92 @@
+"""How findings are told: units for people, the status line, perfdata."""
+
+from __future__ import annotations
+
+import re
+
+from sensu_lxc.findings import Finding, State, worst_first
+from sensu_lxc.levels import plain
+
+TYPE_CHECKING = False  # importing typing for it would cost a check 3 ms
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from sensu_lxc.findings import Measure
+
+_SHOWN = 3
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+# A name comes from a directory or a socket, and may hold anything: control characters and terminal escapes go,
+# and so does the bar, since everything behind it is perfdata.
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f|\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_NOT_LABEL = re.compile(r"[^A-Za-z0-9_.:@/-]")
+
+
+def text(words: str, at_most: int = 300) -> str:
+    """words made fit for one line of output."""
+    clean = _UNPRINTABLE.sub("?", words)
+    return clean if len(clean) <= at_most else clean[: at_most - 1] + "…"
+
+
+def size(count: float) -> str:
+    """A number of bytes for a person, in powers of 1024: 60.9 MiB."""
+    for unit in _UNITS:
+        if abs(count) < 1023.95 or unit == _UNITS[-1]:
+            break
+        count /= 1024
+    return f"{count:.0f} {unit}" if unit == "B" or count >= 99.95 else f"{count:.1f} {unit}"
+
+
+def perfdata(findings: Iterable[Finding]) -> str:
+    """Nagios performance data. Labels hold neither space nor quote, as Sensu Go's parser splits at each space."""
+    return " ".join(
+        f"{_label(finding.subject, measure.label)}={plain(measure.value)}{measure.unit};{measure.warning};"
+        f"{measure.critical};{_bound(measure.minimum)};{_bound(measure.maximum)}".rstrip(";")
+        for finding in findings
+        for measure in finding.measures
+    )
+
+
+def _label(subject: str, label: str) -> str:
+    return _NOT_LABEL.sub("_", f"{subject}_{label}" if subject else label)
+
+
+def _bound(number: float | None) -> str:
+    return "" if number is None else plain(number)
+
+
+def report(
+    name: str,
+    state: State,
+    findings: Sequence[Finding],
+    notes: Sequence[str] = (),
+    measures: Sequence[Measure] = (),
+    verbose: bool = False,
+) -> str:
+    """The whole output: a line for a person, the problems below it (with verbose: everything), perfdata last.
+
+    The perfdata stands behind the only bar of the output: Sensu Go takes no output with two, and Nagios and Icinga
+    take it there as well.
+    """
+    ranked = worst_first(findings)
+    problems = [finding for finding in ranked if finding.state is not State.OK]
+    shown = problems[:_SHOWN] or ranked[:1]
+    said = "; ".join(text(str(finding)) for finding in shown)
+    rest = _count(ranked[len(shown) :])
+    first = f"{name} {state.name}: {said}{', and ' + rest if rest else ''}"
+    if notes:
+        first += f" ({text('; '.join(notes))})"
+    below = ranked if verbose else problems
+    lines = [first]
+    if verbose or len(findings) > 1:
+        lines += [f"{finding.state.name} {text(str(finding))}" for finding in below]
+    graphs = perfdata([*sorted(findings, key=lambda finding: finding.subject), Finding(state, "", "", tuple(measures))])
+    if graphs:
+        lines[-1] += f" | {graphs}"
+    return "\n".join(lines)
+
+
+def _count(findings: Sequence[Finding]) -> str:
+    counts: dict[State, int] = {}
+    for finding in findings:
+        counts[finding.state] = counts.get(finding.state, 0) + 1
+    return ", ".join(f"{count} more {state.name}" for state, count in counts.items())

@@ -1,0 +1,34 @@
+"""/proc/net/unix: the abstract sockets on which LXC's monitors listen, readable by every user."""
+
+from __future__ import annotations
+
+import re
+
+from sensu_lxc.errors import CannotObserve
+
+_COMMAND = re.compile(rb" @(.+)/command$", re.MULTILINE)
+_HASHED = re.compile(r"lxc/[0-9a-f]{16}")
+
+
+def command_sockets(raw: bytes, path: str) -> tuple[set[str], set[str]]:
+    """(directories LXCPATH/NAME of the containers that have a monitor, hashed names lxc/HASH of over-long ones)."""
+    if not raw.startswith(b"Num "):
+        raise CannotObserve(f"{path} does not begin with its heading")
+    found = {match.decode("utf-8", "surrogateescape") for match in _COMMAND.findall(raw)}
+    hashed = {name for name in found if _HASHED.fullmatch(name)}
+    return {name for name in found if name.startswith("/") and not name.endswith("/")}, hashed
+
+
+def socket_name(directory: str) -> str:
+    """The abstract name (without its leading NUL) of the command socket of LXCPATH/NAME.
+
+    sun_path holds 108 bytes. LXC wants room for a NUL at both ends, and writes the 64-bit FNV-1a hash
+    (http://www.isthe.com/chongo/tech/comp/fnv) of a directory that is too long.
+    """
+    encoded = directory.encode("utf-8", "surrogateescape")
+    if len(encoded) + len("/command") < 106:
+        return f"{directory}/command"
+    value = 0xCBF29CE484222325
+    for byte in encoded:
+        value = ((value ^ byte) * 0x100000001B3) & 0xFFFFFFFFFFFFFFFF
+    return f"lxc/{value:016x}/command"

@@ -1,0 +1,165 @@
+"""What state containers are in, as their monitors and the kernel say it, without a subprocess."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from time import monotonic, sleep
+
+from sensu_lxc import inventory
+from sensu_lxc.errors import CannotObserve, NotAllowed, NotThere
+from sensu_lxc.sources.lxc_command import GET_STATE, STATES
+
+TYPE_CHECKING = False  # importing typing for it would cost a check 3 ms
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sensu_lxc.cgroups import Cgroups
+    from sensu_lxc.host import Host
+    from sensu_lxc.inventory import Container
+    from sensu_lxc.monitor import Reply
+
+# Passing states are looked at again for that long: a container that reboots is STOPPED for some milliseconds.
+_SETTLE_SECONDS = 0.5
+_SETTLE_STEP_SECONDS = 0.05
+
+# name: a word of lxc_command.STATES, or one of the following; detail: "" or what a person should know of it.
+State = namedtuple("State", "name detail", defaults=("",))
+# The monitor is there and does not answer: lxc-info, lxc-ls and lxc-stop hang on it.
+UNRESPONSIVE = "UNRESPONSIVE"
+# Processes run on in the container's cgroup and no monitor cares for them. To LXC it is STOPPED; lxc-start would start
+# a second copy on the same root filesystem.
+ORPHANED = "ORPHANED"
+
+
+def observe(
+    host: Host, tree: Cgroups, containers: Sequence[Container], seconds: float
+) -> dict[str, State | CannotObserve]:
+    """{LXCPATH/NAME: its State, or why it can't be told}; monitors have `seconds` to answer, all of them together."""
+    running = [container for container in containers if container.has_monitor]
+    replies = _ask(running, seconds) if host.is_this_one else {}
+    found: dict[str, State | CannotObserve] = {}
+    stopped = [container for container in containers if not container.has_monitor]
+    for container in running:
+        reply = replies.get(container.address)
+        try:
+            found[container.directory] = _running(tree, container, reply)
+        except NotThere as problem:
+            if container.directory in inventory.command_sockets(host)[0]:
+                found[container.directory] = problem
+            else:
+                stopped.append(container)
+        except CannotObserve as problem:
+            found[container.directory] = problem
+    for container in stopped:
+        try:
+            found[container.directory] = _stopped(host, tree, container, running)
+        except CannotObserve as problem:
+            found[container.directory] = problem
+    return found
+
+
+def _ask(running: Sequence[Container], seconds: float) -> dict[str, Reply]:
+    from sensu_lxc import monitor
+
+    replies = monitor.ask([container.address for container in running], GET_STATE, seconds)
+    deadline = monotonic() + _SETTLE_SECONDS
+    while monotonic() < deadline:
+        passing = [address for address, reply in replies.items() if _is_passing(reply)]
+        if not passing:
+            break
+        sleep(_SETTLE_STEP_SECONDS)
+        replies.update(monitor.ask(passing, GET_STATE, min(seconds, _SETTLE_SECONDS)))
+    return replies
+
+
+def _is_passing(reply: Reply) -> bool:
+    return not reply.problem and reply.status == 0 and reply.value not in (2, 6, 7)
+
+
+def _running(tree: Cgroups, container: Container, reply: Reply | None) -> State:
+    """The state of a container whose command socket is listed. Raises NotThere where it stopped meanwhile."""
+    state = "RUNNING"
+    if reply is not None:
+        from sensu_lxc import monitor
+
+        if reply.problem == monitor.ABSENT:
+            raise NotThere("its monitor ended while it was looked at")
+        if reply.uid is not None and not tree.may_monitor(reply.uid, container.lxcpath):
+            raise CannotObserve(f"its command socket is held by uid {reply.uid}, who owns no container in its lxcpath")
+        if reply.problem == monitor.UNRESPONSIVE:
+            return State(UNRESPONSIVE, _why_unresponsive(tree, container))
+        if reply.problem:
+            raise CannotObserve(f"its monitor can't be asked: {reply.data.decode('utf-8', 'replace')}")
+        # A negative status is the monitor's refusal to serve this user, which shows all the same that it lives.
+        if reply.status == 0:
+            if not 0 <= reply.value < len(STATES):
+                raise CannotObserve(f"its monitor names the unknown state {reply.value}")
+            state = "RUNNING" if STATES[reply.value] == "THAWED" else STATES[reply.value]
+    if state == "RUNNING" and _is_frozen(tree, container):
+        return State("FROZEN", "frozen from outside LXC" if reply is not None and reply.status == 0 else "")
+    return State(state)
+
+
+def _is_frozen(tree: Cgroups, container: Container) -> bool:
+    try:
+        return tree.is_frozen(container)
+    except NotThere:
+        return tree.is_frozen(container, surely=True)  # its cgroup was made anew, as at a reboot
+
+
+def _why_unresponsive(tree: Cgroups, container: Container) -> str:
+    try:
+        pid = tree.monitors().get(container.directory)
+        if pid is not None:
+            return f"pid {pid}{', which was stopped by a signal' if tree.process_state(pid) in 'Tt' else ''}"
+    except CannotObserve:
+        pass
+    return "perhaps a start hook runs"
+
+
+def _stopped(host: Host, tree: Cgroups, container: Container, running: Sequence[Container]) -> State:
+    payload = payload_without_monitor(host, tree, container, running)
+    if payload is None:
+        return State("STOPPED")
+    if container.directory in inventory.command_sockets(host)[0]:
+        return State("STARTING")  # it was not there when the host was looked at
+    return State(ORPHANED, payload)
+
+
+def payload_without_monitor(
+    host: Host, tree: Cgroups, container: Container, running: Sequence[Container]
+) -> str | None:
+    """The cgroup directory in which processes of a container without a monitor run on; None where there are none."""
+    hierarchy = tree.payload_hierarchy()
+    places = list(tree.places_of(container.name, hierarchy))
+    for directory in _configured(host, container):
+        place = f"{hierarchy.point}/{directory.strip('/')}"
+        if place not in places:
+            places.append(place)
+    live = [place for place in places if tree.is_populated(place, hierarchy)]
+    if live:
+        # web-1 of two live containers: it may be the second web's, or that of a container which is named so.
+        rivals = [
+            other
+            for other in running
+            if not set(live).isdisjoint(tree.places_of(other.name, hierarchy)) or other.name == container.name
+        ]
+        claimed = {tree.directory(other, hierarchy) for other in rivals}
+        live = [place for place in live if place not in claimed]
+    return live[0] if live else None
+
+
+def _configured(host: Host, container: Container) -> list[str]:
+    """Cgroups that the container's own config names. A user who may not read it goes without."""
+    if container.is_lxd:
+        return []
+    try:
+        settings = inventory.config(host, container)
+    except (NotAllowed, NotThere):
+        return []
+    found = []
+    if settings.get("lxc.cgroup.dir"):
+        found.append(f"{settings['lxc.cgroup.dir']}/lxc.payload.{container.name}")
+    if settings.get("lxc.cgroup.dir.container"):
+        found.append(settings["lxc.cgroup.dir.container"])
+    return found
