@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from time import sleep
 
-from sensu_lxc import cgroups, inventory, plugin, render, states
+from sensu_lxc import cgroups, inventory, plugin, render
 from sensu_lxc.errors import CannotObserve, NotThere
 from sensu_lxc.findings import Finding, Measure, State
 from sensu_lxc.levels import Levels, threshold
@@ -75,8 +75,10 @@ A threshold is N (alerts at N and above: 943718400, 900M, 1.5GiB, 80% of the lim
                     stopped.append(container)
                 else:
                     yield Finding(State.UNKNOWN, container.label, str(problem))
+        if stopped:
+            from sensu_lxc.states import payload_without_monitor
         for container in stopped:
-            orphans = states.payload_without_monitor(self.host, tree, container, running) if container.defined else None
+            orphans = payload_without_monitor(self.host, tree, container, running) if container.defined else None
             if orphans:
                 yield Finding(State.UNKNOWN, container.label, f"runs on without its monitor, in {orphans}")
             elif options.name:
@@ -120,22 +122,24 @@ def judge(
         value = memory.used_bytes if metric == "used" else memory.working_set_bytes
     whole = min(limit, ceiling) if limit is not None else ceiling if unlimited_as_host and ceiling else None
     state, threshold = levels.judge(value, whole)
-    said = f"{render.size(value)} {WORDS.get(metric, metric)}"
-    if whole:
-        said += f", {value / whole:.1%} of {render.size(whole)}{'' if limit is not None else ' of the host'}"
-    elif whole == 0:
-        said += ", of a limit of 0"
-    else:
-        said += ", no limit set" + (", so no percentage of it" if levels.use_percent else "")
-    if threshold is not None:
-        said += f" ({state.name.lower()} at {threshold.text})"
     measure = Measure(
         metric.replace("-", "_"), value, "B",
         levels.warning.as_range(whole) if levels.warning else "",
         levels.critical.as_range(whole) if levels.critical else "",
         0, whole,
     )  # fmt: skip
-    return Finding(state, label, said, (measure,), urgency=value / whole if whole else value / 2**63)
+
+    def said() -> str:
+        words = f"{render.size(value)} {WORDS.get(metric, metric)}"
+        if whole:
+            words += f", {value / whole:.1%} of {render.size(whole)}{'' if limit is not None else ' of the host'}"
+        elif whole == 0:
+            words += ", of a limit of 0"
+        else:
+            words += ", no limit set" + (", so no percentage of it" if levels.use_percent else "")
+        return words if threshold is None else f"{words} ({state.name.lower()} at {threshold.text})"
+
+    return Finding(state, label, said, (measure,), value / whole if whole else value / 2**63)
 
 
 def main() -> None:

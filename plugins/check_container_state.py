@@ -89,8 +89,8 @@ def judge(label: str, state: states.State, expected: str, defined: bool | None =
         return Finding(
             State.CRITICAL,
             label,
-            f"runs on without its monitor, in {state.detail}; LXC calls it STOPPED, and starting it would start a second "
-            "copy: end those processes first",
+            f"runs on without its monitor, in {state.detail}; LXC calls it STOPPED, and starting it would start a "
+            "second copy: end those processes first",
         )
     if state.name == expected:
         return Finding(State.OK, label, f"{state.name}{detail}")

@@ -68,6 +68,7 @@ class Cgroups:
     def __init__(self, host: Host) -> None:
         self._host = host
         self._mounts = self._read_mounts()
+        self._hierarchies: dict[str, Hierarchy | None] = {}
         self._names: dict[str, dict[str, list[str]]] = {}
         self._limits: dict[tuple[str, str], int | None] = {}
         self._monitors: dict[str, int] | None = None
@@ -94,11 +95,12 @@ class Cgroups:
 
     def hierarchy(self, controller: str) -> Hierarchy | None:
         """The v1 hierarchy of a controller where there is one, else v2's (with "" only v2's); None for neither."""
-        mount = self._mounts.get(controller)
-        if mount is not None:
-            return Hierarchy(controller, mount.point, mount.root, 1 if controller else 2)
-        mount = self._mounts.get("")
-        return None if mount is None else Hierarchy(controller, mount.point, mount.root, 2)
+        if controller not in self._hierarchies:
+            version = 1 if controller and controller in self._mounts else 2
+            mount = self._mounts.get(controller if version == 1 else "")
+            found = None if mount is None else Hierarchy(controller, mount.point, mount.root, version)
+            self._hierarchies[controller] = found
+        return self._hierarchies[controller]
 
     def directory(self, container: Container, hierarchy: Hierarchy, surely: bool = False) -> str:
         """The container's own cgroup directory in a hierarchy; with surely the name alone is never believed.
@@ -126,11 +128,12 @@ class Cgroups:
         if name in self._same_name:
             return None
         places = self.places_of(name, hierarchy)
-        numbered = _NUMBERED.fullmatch(name)
-        if len(places) != 1 or not places[0].endswith(name) or (
-            numbered is not None and len(self.places_of(numbered.group(1), hierarchy)) > 1
-        ):  # fmt: skip
+        if len(places) != 1 or not places[0].endswith(name):
             return None
+        if name[-1:].isdigit():
+            numbered = _NUMBERED.fullmatch(name)
+            if numbered is not None and len(self.places_of(numbered.group(1), hierarchy)) > 1:
+                return None
         return places[0]
 
     def _below(self, hierarchy: Hierarchy, path: str) -> str:
@@ -169,7 +172,7 @@ class Cgroups:
         try:
             if hierarchy.version == 2:
                 path = f"{directory}/cgroup.events"
-                return cgroup.keyed(self._host.read(path), path).get(b"populated") == 1
+                return cgroup.count(self._host.value(path), path, b"populated") == 1
             return self._host.read(f"{directory}/cgroup.procs") != b""
         except NotThere:
             return False
@@ -207,7 +210,7 @@ class Cgroups:
             return None
         if hierarchy.controller:
             said = monitor.ask_one(container.address, lxc_command.GET_LIMIT_CGROUP, _ASK_SECONDS, hierarchy.controller)
-            path = said.data.rstrip(b"\0").decode("utf-8", "surrogateescape")
+            path: str = said.data.rstrip(b"\0").decode("utf-8", "surrogateescape")
             if not said.problem and said.status == 0 and path.startswith("/"):
                 return path
         return self._of_process(reply.value, container, hierarchy)
@@ -296,24 +299,27 @@ class Cgroups:
         return self._memory_v1(directory) if hierarchy.version == 1 else self._memory_v2(directory, hierarchy)
 
     def _number(self, path: str) -> int:
-        return cgroup.number(self._host.read(path), path)
+        return cgroup.number(self._host.value(path), path)
 
     def _memory_v1(self, directory: str) -> Memory:
         usage = self._number(f"{directory}/memory.usage_in_bytes")
         path = f"{directory}/memory.stat"
-        stat = cgroup.keyed(self._host.read(path), path)
-        try:
-            # hierarchical_memory_limit is the least of its own and its ancestors' limits. Values without total_ leave
-            # out nested cgroups.
-            limit = cgroup.limit(b"%d" % stat[b"hierarchical_memory_limit"], path)
-            active, inactive = stat[b"total_active_file"], stat[b"total_inactive_file"]
-        except KeyError as error:
-            raise CannotObserve(f"{path} has no {_key(error)}") from None
-        memsw = stat.get(b"hierarchical_memsw_limit")
-        return Memory(
-            usage, active, inactive, 0, limit, stat.get(b"total_swap") if memsw is not None else None,
-            None if memsw is None else cgroup.limit(b"%d" % memsw, path),
-        )  # fmt: skip
+        # hierarchical_memory_limit is the least of its own and its ancestors' limits. Values without total_ leave out
+        # nested cgroups.
+        active, inactive, limit, swap, swap_limit = cgroup.counts(
+            self._host.value(path),
+            path,
+            b"total_active_file",
+            b"total_inactive_file",
+            b"hierarchical_memory_limit",
+            b"total_swap",
+            b"hierarchical_memsw_limit",
+        )
+        if active is None or inactive is None or limit is None:
+            raise CannotObserve(f"{path} lacks its file cache or its limit")
+        if swap_limit is None:  # without swap accounting total_swap stands there all the same, as 0
+            return Memory(usage, active, inactive, 0, cgroup.limited(limit), None, None)
+        return Memory(usage, active, inactive, 0, cgroup.limited(limit), swap, cgroup.limited(swap_limit))
 
     def _memory_v2(self, directory: str, hierarchy: Hierarchy) -> Memory:
         try:
@@ -325,13 +331,13 @@ class Cgroups:
                 ) from None
             raise
         path = f"{directory}/memory.stat"
-        stat = cgroup.keyed(self._host.read(path), path)
-        try:
-            active, inactive = stat[b"active_file"], stat[b"inactive_file"]
-        except KeyError as error:
-            raise CannotObserve(f"{path} has no {_key(error)}") from None
+        active, inactive, reclaimable = cgroup.counts(
+            self._host.value(path), path, b"active_file", b"inactive_file", b"slab_reclaimable"
+        )
+        if active is None or inactive is None:
+            raise CannotObserve(f"{path} lacks active_file or inactive_file")
         limit = self._least_limit(directory, hierarchy, "memory.max")
-        return Memory(usage, active, inactive, stat.get(b"slab_reclaimable", 0), limit, None, None)
+        return Memory(usage, active, inactive, reclaimable or 0, limit, None, None)
 
     def swap(self, container: Container, memory: Memory, surely: bool = False) -> Memory:
         """memory with v2's swap files read, which are no part of memory.stat. v1 has them there already."""
@@ -345,11 +351,12 @@ class Cgroups:
 
     def _least_limit(self, directory: str, hierarchy: Hierarchy, name: str) -> int | None:
         path = f"{directory}/{name}"
-        limits = [cgroup.limit(self._host.read(path), path)]
+        own = cgroup.limit(self._host.value(path), path)
         parent = directory.rpartition("/")[0]
-        if len(parent) > len(hierarchy.point):
-            limits.append(self._ancestors_limit(parent, hierarchy, name))
-        return min((limit for limit in limits if limit is not None), default=None)
+        if len(parent) <= len(hierarchy.point):
+            return own
+        above = self._ancestors_limit(parent, hierarchy, name)
+        return above if own is None else own if above is None else min(own, above)
 
     def _ancestors_limit(self, directory: str, hierarchy: Hierarchy, name: str) -> int | None:
         """The least limit of a directory and those above it. A thousand containers have the same parents."""
@@ -368,40 +375,40 @@ class Cgroups:
         """
         hierarchy = self.payload_hierarchy()
         if hierarchy.version == 2:
-            frozen = self._events(container, hierarchy, surely).get(b"frozen")
+            frozen = self._frozen(container, hierarchy, surely)
             if frozen is None:
                 raise CannotObserve("the kernel does not tell whether a cgroup is frozen (it does since Linux 5.2)")
             return frozen == 1
         directory = self.directory(container, hierarchy, surely)
         path = f"{directory}/freezer.state"
-        raw = self._host.read(path)
-        state = raw.strip()
-        if state not in (b"THAWED", b"FREEZING", b"FROZEN"):
+        raw = self._host.value(path)
+        state = raw[:-1]
+        if raw[-1:] != b"\n" or state not in (b"THAWED", b"FREEZING", b"FROZEN"):
             raise CannotObserve(f"{path} holds {cgroup.quoted(raw)} where a freezer's state should be")
         unified = self.hierarchy("")
         if state == b"FROZEN" or unified is None or unified.root != hierarchy.root:
             return state == b"FROZEN"
         path = f"{unified.point}{directory[len(hierarchy.point) :]}/cgroup.events"
         try:
-            return cgroup.keyed(self._host.read(path), path).get(b"frozen") == 1
+            return cgroup.counts(self._host.value(path), path, b"frozen") == [1]
         except NotThere:  # an LXC that leaves the unified hierarchy alone
             return False
 
-    def _events(self, container: Container, hierarchy: Hierarchy, surely: bool) -> dict[bytes, int]:
-        """cgroup.events of a live container, read once where the place can be told by the name."""
+    def _frozen(self, container: Container, hierarchy: Hierarchy, surely: bool) -> int | None:
+        """frozen of cgroup.events, read once where the name tells the place. Raises NotThere for a dead one."""
         place = None if surely else self._place(container, hierarchy)
         for directory in (place, None):
             if directory is None:
                 directory = self.directory(container, hierarchy, surely=True)
             path = f"{directory}/cgroup.events"
             try:
-                events = cgroup.keyed(self._host.read(path), path)
+                populated, frozen = cgroup.counts(self._host.value(path), path, b"populated", b"frozen")
             except NotThere:
                 if directory != place:
                     raise
                 continue
-            if events.get(b"populated") == 1:
-                return events
+            if populated == 1:
+                return frozen
         raise NotThere(f"{path} says that no process is in the container's cgroup")
 
     def payload_hierarchy(self) -> Hierarchy:
@@ -414,11 +421,6 @@ class Cgroups:
     def host_memory(self) -> meminfo.HostMemory:
         """The host's RAM and swap in bytes."""
         return meminfo.host_memory(self._host.read("/proc/meminfo"), "/proc/meminfo")
-
-
-def _key(error: KeyError) -> str:
-    key = error.args[0]
-    return key.decode() if isinstance(key, bytes) else str(key)
 
 
 def _status_field(status: bytes, key: bytes) -> list[bytes]:

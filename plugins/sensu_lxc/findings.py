@@ -30,14 +30,16 @@ Measure = namedtuple("Measure", "label value unit warning critical minimum maxim
 class Finding(namedtuple("Finding", "state subject text measures urgency", defaults=((), 0.0))):
     """One judged fact.
 
-    state: State; subject: the container's label, or "" for the host; text: half a sentence for a person;
-    measures: tuple of Measure; urgency: float that sorts findings of the same state, higher is worse.
+    state: State; subject: the container's label, or "" for the host; text: half a sentence for a person, or a function
+    that makes it (of a thousand containers that are OK one is told of); measures: tuple of Measure; urgency: float that
+    sorts findings of the same state, higher is worse.
     """
 
     __slots__ = ()
 
     def __str__(self) -> str:
-        return f"{self.subject}: {self.text}" if self.subject else self.text
+        text: str = self.text if isinstance(self.text, str) else self.text()
+        return f"{self.subject}: {text}" if self.subject else text
 
 
 def worst(findings: Iterable[Finding]) -> State:

@@ -51,7 +51,7 @@ class Container(namedtuple("Container", "name lxcpath defined has_monitor label"
         return self.lxcpath in LXD_PATHS
 
 
-# containers: list of Container, sorted by name; missing: names that were asked for and stand for nothing;
+# containers: list of Container, sorted by directory; missing: names that were asked for and stand for nothing;
 # unseen: sentences on what this user could not look at.
 Inventory = namedtuple("Inventory", "containers missing unseen")
 
@@ -80,7 +80,7 @@ def take(
                     defined[f"{path}/{name}"] = is_defined
     else:
         for path in paths:
-            _list_definitions(host, path, bool(lxcpaths), defined, unseen)
+            _list_definitions(host, path, bool(lxcpaths), running, defined, unseen)
     running |= {directory for directory in defined if net_unix.socket_name(directory)[: -len("/command")] in hashed}
     directories = set(defined)
     directories.update(running if not lxcpaths else (one for one in running if one.rpartition("/")[0] in paths))
@@ -89,16 +89,20 @@ def take(
     if not wanted and not missing and not unseen and not found:
         raise CannotObserve(f"no container here: {' and '.join(paths)} hold none, and no LXC monitor runs")
     twice = _duplicates(found.values())
-    containers = [
-        Container(
-            name=found[directory],
-            lxcpath=directory.rpartition("/")[0],
-            defined=defined.get(directory, False if not names and not unseen else None),
-            has_monitor=directory in running,
-            label=directory if found[directory] in twice else found[directory],
+    # Without a definition it runs all the same; only who may look everywhere knows that it has none.
+    undefined = None if names or unseen else False
+    containers = []
+    for directory in sorted(wanted):
+        name = found[directory]
+        containers.append(
+            Container(
+                name,
+                directory[: -len(name) - 1],
+                defined.get(directory, undefined),
+                directory in running,
+                directory if name in twice else name,
+            )
         )
-        for directory in sorted(wanted, key=lambda one: (found[one], one))
-    ]
     return Inventory(containers, missing, unseen)
 
 
@@ -167,7 +171,12 @@ def _has_link(host: Host, lxcpath: str, name: str) -> bool:
 
 
 def _list_definitions(
-    host: Host, lxcpath: str, asked_for: bool, defined: dict[str, bool | None], unseen: list[str]
+    host: Host,
+    lxcpath: str,
+    asked_for: bool,
+    running: set[str],
+    defined: dict[str, bool | None],
+    unseen: list[str],
 ) -> None:
     if lxcpath == _DEFAULT_LXCPATH:
         try:
@@ -191,18 +200,21 @@ def _list_definitions(
         # lost+found is there where the lxcpath is a filesystem of its own.
         if name.startswith(".") or name == "lost+found":
             continue
-        if lxcpath in LXD_PATHS or _is_defined(host, lxcpath, name):
-            defined[f"{lxcpath}/{name}"] = True
+        directory = f"{lxcpath}/{name}"
+        # What runs in a directory of that name needs no look into it.
+        if directory in running or lxcpath in LXD_PATHS or _is_defined(host, lxcpath, name):
+            defined[directory] = True
 
 
 def _select(found: dict[str, str], names: Sequence[str], exclude: Sequence[str]) -> tuple[list[str], list[str]]:
     """(directories that the user means, names and patterns that mean nothing)."""
-    wanted, missing = set(found) if not names else set(), []
+    wanted, missing = set() if names else set(found), []
     for name in names:
-        chosen = {directory for directory, found_name in found.items() if matcher(name)(found_name)}
+        means = matcher(name)
+        chosen = [directory for directory, found_name in found.items() if means(found_name)]
         if not chosen:
             missing.append(name)
-        wanted |= chosen
+        wanted.update(chosen)
     for pattern in exclude:
         left_out = matcher(pattern)
         wanted = {directory for directory in wanted if not left_out(found[directory])}

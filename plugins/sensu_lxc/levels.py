@@ -69,9 +69,11 @@ class Threshold(namedtuple("Threshold", "text low high inside at_and_above is_pe
 
     def alerts(self, value: float, whole: float | None = None) -> bool:
         """Whether value breaches. whole: what 100% is; a percentage of nothing never alerts."""
-        low, high = self.bounds(whole)
         if self.at_and_above:
-            return high is not None and value >= high
+            if self.is_percent:
+                return whole is not None and bool(value * 100 >= self.high * whole)
+            return bool(value >= self.high)
+        low, high = self.bounds(whole)
         within = (low is None or value >= low) and (high is None or value <= high)
         if self.is_percent and whole is None:
             return False
@@ -92,11 +94,11 @@ class Threshold(namedtuple("Threshold", "text low high inside at_and_above is_pe
         """The threshold in absolute units as perfdata wants it; "" where a percentage has no whole."""
         if self.is_percent and whole is None:
             return ""
-        low, high = (None if bound is None else plain(bound) for bound in self.bounds(whole))
         if self.at_and_above:
-            return high or ""
-        start = "~" if low is None else low
-        return f"{'@' if self.inside else ''}{start}:{high or ''}"
+            return plain(self.high * whole / 100 if self.is_percent else self.high)
+        low, high = self.bounds(whole)
+        end = "" if high is None else plain(high)
+        return f"{'@' if self.inside else ''}{'~' if low is None else plain(low)}:{end}"
 
 
 class Levels(namedtuple("Levels", "warning critical")):
@@ -163,6 +165,5 @@ def duration(text: str) -> float:
 
 def plain(number: float) -> str:
     """A number without an exponent, which Sensu Go's perfdata parser would misread (1e+16 becomes 116)."""
-    if isinstance(number, int) or number == int(number):
-        return str(int(number))
-    return f"{number:.6f}".rstrip("0").rstrip(".")
+    whole = int(number)
+    return str(whole) if whole == number else f"{number:.6f}".rstrip("0").rstrip(".")

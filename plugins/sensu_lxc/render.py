@@ -15,25 +15,26 @@ if TYPE_CHECKING:
 
 _SHOWN = 3
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
-# A name comes from a directory or a socket, and may hold anything: control characters and terminal escapes go,
-# and so does the bar, since everything behind it is perfdata.
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f|\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _NOT_LABEL = re.compile(r"[^A-Za-z0-9_.:@/-]")
 
 
 def text(words: str, at_most: int = 300) -> str:
     """words made fit for one line of output."""
-    clean = _UNPRINTABLE.sub("?", words)
+    # A name comes from a directory or a socket, and may hold anything: control characters, terminal escapes and marks
+    # that turn the reading direction go, and so does the bar, since everything behind it is perfdata.
+    clean = words.replace("|", "?")
+    if not clean.isprintable():
+        clean = "".join(letter if letter.isprintable() else "?" for letter in clean)
     return clean if len(clean) <= at_most else clean[: at_most - 1] + "…"
 
 
 def size(count: float) -> str:
     """A number of bytes for a person, in powers of 1024: 60.9 MiB."""
-    for unit in _UNITS:
-        if abs(count) < 1023.95 or unit == _UNITS[-1]:
-            break
-        count /= 1024
-    return f"{count:.0f} {unit}" if unit == "B" or count >= 99.95 else f"{count:.1f} {unit}"
+    if count < 1024:
+        return f"{count:.0f} B"
+    power = min((int(count).bit_length() - 1) // 10, len(_UNITS) - 1)
+    scaled = count / (1 << 10 * power)
+    return f"{scaled:.0f} {_UNITS[power]}" if scaled >= 99.95 else f"{scaled:.1f} {_UNITS[power]}"
 
 
 def perfdata(findings: Iterable[Finding]) -> str:

@@ -8,46 +8,55 @@ from sensu_lxc.errors import CannotObserve
 
 # v1 has no word for "no limit": it shows the largest page-aligned number, which depends on the page size.
 _UNLIMITED_V1 = 2**62
-_LARGEST = 2**63
 _SUFFIX = re.compile(r"-\d+", re.ASCII)
 
 
 def number(raw: bytes, path: str) -> int:
     """A file with one count: bytes, or tasks. Raises CannotObserve, quoting what stood there instead."""
-    digits = raw.strip()
-    if not digits.isdigit() or len(digits) > 20:  # isdigit() of bytes knows ASCII only, and takes no sign
+    digits = raw[:-1]
+    # A number without its line's end was cut off, and is another number. isdigit() of bytes takes ASCII only, no sign.
+    if raw[-1:] != b"\n" or not digits.isdigit() or len(digits) > 20:
         raise CannotObserve(f"{path} holds {quoted(raw)} where a number should be")
     return int(digits)
 
 
 def limit(raw: bytes, path: str) -> int | None:
     """A limit in bytes; None where there is none (v2 says max, v1 a number next to 2**63)."""
-    if raw.strip() == b"max":
-        return None
-    value = number(raw, path)
+    return None if raw == b"max\n" else limited(number(raw, path))
+
+
+def limited(value: int) -> int | None:
+    """A limit of v1, or None where its number means that there is none."""
     return None if value >= _UNLIMITED_V1 else value
 
 
-def keyed(raw: bytes, path: str) -> dict[bytes, int]:
-    """A flat keyed file such as memory.stat or cgroup.events: {key: count}.
+def counts(raw: bytes, path: str, *keys: bytes) -> list[int | None]:
+    """The counts of some keys of a flat keyed file such as memory.stat or cgroup.events; None for a key it has not.
 
-    A line that does not fit is an error, as is a last line without its end: a number that was cut is another number.
+    A last line without its end is an error, as the number that was cut off there is another number.
     """
-    if not raw.endswith(b"\n"):
+    if raw[-1:] != b"\n":
         raise CannotObserve(f"{path} is cut off or empty: it ends in {quoted(raw[-40:])}")
-    words = raw.split()
-    values = words[1::2]
-    if len(words) % 2 or not all(map(bytes.isdigit, values)) or raw.count(b"\n") != len(values):
-        raise CannotObserve(f"{path} holds {quoted(_first_bad_line(raw))} where a key and a number should be")
-    return dict(zip(words[::2], map(int, values)))
+    found: list[int | None] = []
+    lines = b"\n" + raw
+    for key in keys:
+        start = lines.find(b"\n" + key + b" ")
+        if start < 0:
+            found.append(None)
+            continue
+        digits = lines[start + len(key) + 2 : lines.index(b"\n", start + 1)]
+        if not digits.isdigit():
+            raise CannotObserve(f"{path} holds {quoted(digits)} where the number of {key.decode()} should be")
+        found.append(int(digits))
+    return found
 
 
-def _first_bad_line(raw: bytes) -> bytes:
-    for line in raw.splitlines():
-        words = line.split()
-        if len(words) != 2 or not words[1].isdigit():
-            return line
-    return raw
+def count(raw: bytes, path: str, key: bytes) -> int:
+    """The count of one key. Raises CannotObserve where the file has it not."""
+    found = counts(raw, path, key)[0]
+    if found is None:
+        raise CannotObserve(f"{path} has no {key.decode()}")
+    return found
 
 
 def quoted(raw: bytes) -> str:
