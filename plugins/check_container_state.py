@@ -51,17 +51,16 @@ class CheckContainerState(plugin.ContainerCheck):
             yield Finding(State.UNKNOWN, "", f"stopped containers may be missing here: {sentence}")
         containers = found.containers
         if self.options.autostart_only:
-            containers = []
+            containers, untold = [], 0
             for container in found.containers:
                 try:
                     if inventory.starts_with_host(self.host, container):
                         containers.append(container)
                 except CannotObserve as problem:
-                    yield Finding(
-                        State.UNKNOWN, container.label, f"whether it starts with the host can't be told: {problem}"
-                    )
-            if not containers and found.containers:
-                raise CannotObserve(f"none of {len(found.containers)} containers is known to start with the host")
+                    untold += 1
+                    yield Finding(State.UNKNOWN, container.label, f"may start with the host: {problem}")
+            if found.containers and not containers and not untold:
+                raise CannotObserve(f"none of {len(found.containers)} containers is to start with the host")
         tree = cgroups.Cgroups(self.host)
         tree.expect_same_name([container for container in found.containers if container.has_monitor])
         seen = states.observe(self.host, tree, containers, seconds=min(2.0, self.options.timeout * 0.3))

@@ -172,7 +172,7 @@ class Cgroups:
         try:
             if hierarchy.version == 2:
                 path = f"{directory}/cgroup.events"
-                return cgroup.count(self._host.value(path), path, b"populated") == 1
+                return cgroup.counts(self._host.value(path), path, b"populated") == [1]
             return self._host.read(f"{directory}/cgroup.procs") != b""
         except NotThere:
             return False
@@ -410,6 +410,11 @@ class Cgroups:
             if populated == 1:
                 return frozen
         raise NotThere(f"{path} says that no process is in the container's cgroup")
+
+    def payload_hierarchies(self) -> list[Hierarchy]:
+        """Where processes of a payload may be seen. In a hybrid host either may have lost them while they run on."""
+        found = [self.payload_hierarchy(), self.hierarchy("")]
+        return list(dict.fromkeys(one for one in found if one is not None))
 
     def payload_hierarchy(self) -> Hierarchy:
         """The hierarchy in which LXC surely makes a cgroup for each payload."""

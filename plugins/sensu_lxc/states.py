@@ -130,23 +130,22 @@ def payload_without_monitor(
     host: Host, tree: Cgroups, container: Container, running: Sequence[Container]
 ) -> str | None:
     """The cgroup directory in which processes of a container without a monitor run on; None where there are none."""
-    hierarchy = tree.payload_hierarchy()
-    places = list(tree.places_of(container.name, hierarchy))
-    for directory in _configured(host, container):
-        place = f"{hierarchy.point}/{directory.strip('/')}"
-        if place not in places:
-            places.append(place)
-    live = [place for place in places if tree.is_populated(place, hierarchy)]
-    if live:
-        # web-1 of two live containers: it may be the second web's, or that of a container which is named so.
-        rivals = [
-            other
-            for other in running
-            if not set(live).isdisjoint(tree.places_of(other.name, hierarchy)) or other.name == container.name
-        ]
-        claimed = {tree.directory(other, hierarchy) for other in rivals}
-        live = [place for place in live if place not in claimed]
-    return live[0] if live else None
+    configured = _configured(host, container)
+    for hierarchy in tree.payload_hierarchies():
+        places = [*tree.places_of(container.name, hierarchy), *(f"{hierarchy.point}/{one}" for one in configured)]
+        live = [place for place in dict.fromkeys(places) if tree.is_populated(place, hierarchy)]
+        if live:
+            # web-1 of two live containers: it may be the second web's, or that of a container which is named so.
+            rivals = [
+                other
+                for other in running
+                if other.name == container.name or not set(live).isdisjoint(tree.places_of(other.name, hierarchy))
+            ]
+            claimed = {tree.directory(other, hierarchy) for other in rivals}
+            live = [place for place in live if place not in claimed]
+        if live:
+            return live[0]
+    return None
 
 
 def _configured(host: Host, container: Container) -> list[str]:
@@ -162,4 +161,4 @@ def _configured(host: Host, container: Container) -> list[str]:
         found.append(f"{settings['lxc.cgroup.dir']}/lxc.payload.{container.name}")
     if settings.get("lxc.cgroup.dir.container"):
         found.append(settings["lxc.cgroup.dir.container"])
-    return found
+    return [directory.strip("/") for directory in found]

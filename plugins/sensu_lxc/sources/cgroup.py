@@ -38,24 +38,17 @@ def counts(raw: bytes, path: str, *keys: bytes) -> list[int | None]:
     if raw[-1:] != b"\n":
         raise CannotObserve(f"{path} is cut off or empty: it ends in {quoted(raw[-40:])}")
     found: list[int | None] = []
-    lines = b"\n" + raw
     for key in keys:
-        start = lines.find(b"\n" + key + b" ")
+        start = raw.find(key + b" ")
+        while start > 0 and raw[start - 1] != 10:  # inactive_file is not active_file
+            start = raw.find(key + b" ", start + 1)
         if start < 0:
             found.append(None)
             continue
-        digits = lines[start + len(key) + 2 : lines.index(b"\n", start + 1)]
+        digits = raw[start + len(key) + 1 : raw.index(b"\n", start)]
         if not digits.isdigit():
             raise CannotObserve(f"{path} holds {quoted(digits)} where the number of {key.decode()} should be")
         found.append(int(digits))
-    return found
-
-
-def count(raw: bytes, path: str, key: bytes) -> int:
-    """The count of one key. Raises CannotObserve where the file has it not."""
-    found = counts(raw, path, key)[0]
-    if found is None:
-        raise CannotObserve(f"{path} has no {key.decode()}")
     return found
 
 
@@ -83,7 +76,7 @@ def payload_of(path: str, name: str) -> str:
 
     Under a nested systemd init sits in …/init.scope, with a limit and an inner directory in the inner one. LXC before
     4.0 wrote lxc/NAME and lxc.payload/NAME, since then lxc.payload.NAME; -N follows where the name was taken. A path of
-    no known shape (lxc.cgroup.dir.container) is its own answer.
+    no known shape (lxc.cgroup.dir.container) is its own answer: its usage and the limits above it are the same.
     """
     parts = path.split("/")
     for index, part in enumerate(parts):
@@ -93,9 +86,8 @@ def payload_of(path: str, name: str) -> str:
         elif index and parts[index - 1] not in ("lxc", "lxc.payload"):
             if part == "payload" and name in parts[:index]:  # lxc.cgroup.pattern = …/%n, before 4.0
                 return "/".join(parts[: index + 1])
-            if part.endswith(".scope") and part.startswith(f"lxc-{name}-"):
-                return "/".join(parts[: index + 1])
             continue
         if inside == name or (inside.startswith(name) and _SUFFIX.fullmatch(inside[len(name) :])):
             return "/".join(parts[: index + 1])
-    return path
+    # Below a directory that the config names freely, a systemd inside has moved init one further down.
+    return path.rpartition("/")[0] if parts[-1] == "init.scope" else path

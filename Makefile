@@ -1,0 +1,52 @@
+# Everything sets itself up on a fresh machine: a virtual environment in .venv with the dependencies, and as root the
+# Debian packages. PYTHON chooses the interpreter, for example: make test PYTHON=python3.9
+PYTHON ?= python3
+BIN = .venv/bin
+PACKAGES = lxc lxc-templates busybox-static dnsmasq-base
+.DEFAULT_GOAL = help
+
+help:
+	@echo "make demo    the whole loop, step by step: a container runs short, Jenkins makes another one"
+	@echo "make test    the tests that need neither root nor LXC"
+	@echo "make live    the tests on real containers (root, LXC; Sensu Go where it is on PATH)"
+	@echo "make lint    style and types"
+	@echo "make bench   what a check costs, side by side with what one could do instead"
+
+.venv/ready: setup.cfg pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "no $(PYTHON) here: install Python 3.9 or later"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+	    apt-get update -qq && apt-get install -y -qq python3-venv >/dev/null; } || \
+	    { echo "$(PYTHON) can make no virtual environment: install python3-venv"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,lint]'
+	@touch $@
+
+# Only what is missing, and only where it can be had; without them the demo and the live tests say what they lack.
+packages:
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! dpkg -s $(PACKAGES) >/dev/null 2>&1; then \
+	    echo "installing $(PACKAGES)"; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(PACKAGES) >/dev/null; fi
+
+demo: .venv/ready packages
+	@$(BIN)/python -m tests.demo
+
+test: .venv/ready packages
+	$(BIN)/python -m pytest -q -m "not live"
+
+live: .venv/ready packages
+	$(BIN)/python -m pytest -q -m live tests/live
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy plugins
+	$(BIN)/mypy handlers
+	$(BIN)/mypy benchmarks tests/demo.py
+
+bench: .venv/ready packages
+	$(BIN)/python benchmarks/bench.py
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.PHONY: help packages demo test live lint bench clean

@@ -1,0 +1,30 @@
+"""Run a script and write down each file that it opens below some directories.
+
+record_opens.py OUT DIRECTORY:DIRECTORY SCRIPT [ARGUMENT …]
+"""
+
+import os
+import runpy
+import sys
+
+out, below, script = sys.argv[1:4]
+sys.argv = sys.argv[3:]
+sys.path[0] = os.path.dirname(script)
+opened = []
+leave = os._exit
+
+
+def note(event, args):
+    if event == "open" and isinstance(args[0], str) and args[0].startswith(tuple(below.split(":"))):
+        opened.append(args[0])
+
+
+def write_and_leave(status):
+    with open(out, "w", encoding="utf-8") as target:
+        target.write("\n".join(opened))
+    leave(status)
+
+
+sys.addaudithook(note)
+os._exit = write_and_leave
+runpy.run_path(script, run_name="__main__")

@@ -1,0 +1,484 @@
+"""Both checks on real containers, in states that existing plugins get wrong: each told right, none OK wrongly."""
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.live.containers import busybox, wait_until
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+pytestmark = pytest.mark.usefixtures("requires_lxc")
+MIB = 1 << 20
+
+
+def check(script: str, *arguments: str, user: "int | None" = None, python: str = sys.executable, **environment: str):
+    """(exit status, output) of a check; it must never write to stderr or show a traceback."""
+    done = subprocess.run(
+        [python, str(ROOT / f"plugins/check_container_{script}.py"), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        user=user,
+        group=user,
+        extra_groups=[] if user is not None else None,
+        cwd="/",
+        env={**os.environ, **environment},
+    )
+    assert done.stderr == ""
+    assert "Traceback" not in done.stdout
+    return done.returncode, done.stdout
+
+
+@pytest.fixture
+def nobody() -> "Iterator[tuple[int, str, dict[str, str]]]":
+    """How to run a check as nobody, who may read neither /root nor perhaps this checkout: a drop-in copy."""
+    if subprocess.run(["/usr/bin/python3", "-c", "import requests"], capture_output=True).returncode not in (0, 1):
+        pytest.skip("no /usr/bin/python3 that every user may run")
+    import sensu_plugin
+
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        os.chmod(folder, 0o755)
+        shutil.copytree(os.path.dirname(sensu_plugin.__file__), f"{folder}/site/sensu_plugin")
+        shutil.copytree(ROOT / "plugins", f"{folder}/plugins", ignore=shutil.ignore_patterns("__pycache__"))
+        subprocess.run(["chmod", "-R", "a+rX", folder], check=True)
+        yield 65534, f"{folder}/plugins", {"PYTHONPATH": f"{folder}/site"}
+
+
+def as_nobody(nobody, script: str, *arguments: str):
+    uid, folder, environment = nobody
+    done = subprocess.run(
+        ["/usr/bin/python3", f"{folder}/check_container_{script}.py", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        user=uid,
+        group=uid,
+        extra_groups=[],
+        cwd="/",
+        env={"PATH": "/usr/bin:/bin", **environment},
+    )
+    assert done.stderr == ""
+    assert "Traceback" not in done.stdout
+    return done.returncode, done.stdout
+
+
+# Memory
+
+
+def test_memory_over_its_limit_is_critical_and_within_it_is_ok():
+    with busybox(limit_bytes=64 * MIB) as container:
+        status, output = check("memory", "-n", container.name)
+        assert (status, "of 64.0 MiB" in output) == (0, True), output
+        container.fill(59 * MIB)
+        status, output = check("memory", "-n", container.name)
+        assert status == 2, output
+        assert re.search(r"\d\d\.\d% of 64\.0 MiB \(critical at 90%\)", output)
+        used = int(re.search(r"_used=(\d+)B", output)[1])
+        assert 59 * MIB <= used <= 64 * MIB
+        container.empty()
+        assert check("memory", "-n", container.name)[0] == 0
+
+
+def test_page_cache_is_not_used_memory():
+    with busybox(limit_bytes=64 * MIB) as container:
+        container.fill_cache(61 * MIB)
+        assert check("memory", "-n", container.name, "--metric", "usage")[0] == 2
+        status, output = check("memory", "-n", container.name)
+        assert status == 0, output
+
+
+def test_anonymous_memory_is_used_memory():
+    with busybox(limit_bytes=64 * MIB) as container, container.hold(59 * MIB):
+        assert check("memory", "-n", container.name)[0] == 2
+        assert check("memory", "-n", container.name, "--metric", "working-set")[0] == 2
+
+
+def test_absolute_thresholds_need_no_limit():
+    with busybox() as container:
+        container.fill(20 * MIB)
+        assert check("memory", "-n", container.name, "-w", "10M", "-e", "1G")[0] == 1
+        assert check("memory", "-n", container.name, "-w", "5M", "-e", "10M")[0] == 2
+        assert check("memory", "-n", container.name, "-w", str(100 * MIB))[0] == 0
+
+
+def test_a_percentage_without_a_limit_is_ok_and_says_so():
+    with busybox() as container:
+        status, output = check("memory", "-n", container.name, "-w", "1%")
+        assert (status, "no limit set, so no percentage of it" in output) == (0, True)
+        container.fill(64 * MIB)
+        status, output = check("memory", "-n", container.name, "-w", "0.1%", "--unlimited-as", "host")
+        assert (status, "of the host" in output) == (1, True)
+
+
+def test_a_nested_cgroup_that_runs_out_counts_for_its_container():
+    with busybox(limit_bytes=64 * MIB) as container:
+        nested = f"{container.cgroup('memory')}/nested"
+        os.mkdir(nested)
+        try:
+            with container.hold(58 * MIB):
+                holder = max(map(int, Path(container.cgroup("memory"), "cgroup.procs").read_text().split()))
+                Path(nested, "cgroup.procs").write_text(str(holder))
+                status, output = check("memory", "-n", container.name)
+                assert status == 2, output
+        finally:
+            for pid in Path(nested, "cgroup.procs").read_text().split():
+                with contextlib.suppress(OSError):
+                    Path(container.cgroup("memory"), "cgroup.procs").write_text(pid)
+            wait_until(lambda: _removed(nested), 5, "the nested cgroup to be removable")
+
+
+def _removed(directory: str) -> bool:
+    with contextlib.suppress(OSError):
+        os.rmdir(directory)
+    return not os.path.isdir(directory)
+
+
+def test_a_nested_oom_kill_leaves_the_container_measured():
+    with busybox(limit_bytes=64 * MIB) as container:
+        with pytest.raises(MemoryError), container.hold(200 * MIB):
+            pass
+        assert check("memory", "-n", container.name)[0] in (0, 1, 2)
+        assert check("state", "-n", container.name)[0] == 0
+
+
+def test_a_left_over_cgroup_does_not_hide_the_real_one():
+    with busybox(limit_bytes=64 * MIB, start=False) as container:
+        # An empty directory of an earlier start in one hierarchy: LXC takes NAME-1 in all of them.
+        mount = "/sys/fs/cgroup/memory" if os.path.isdir("/sys/fs/cgroup/memory") else "/sys/fs/cgroup"
+        stale = f"{mount}/lxc.payload.{container.name}"
+        os.mkdir(stale)
+        try:
+            container.start()
+            assert container.cgroup("memory").endswith(f"lxc.payload.{container.name}-1")
+            container.fill(59 * MIB)
+            status, output = check("memory", "-n", container.name)
+            assert status == 2, output
+            assert check("state", "-n", container.name)[0] == 0
+            container.freeze_outside()
+            assert check("state", "-n", container.name)[0] == 2
+            container.thaw_outside()
+        finally:
+            wait_until(lambda: _removed(stale), 5, "the left-over cgroup to be removable")
+
+
+def test_a_real_numbered_twin_is_not_mistaken():
+    with (
+        busybox(limit_bytes=64 * MIB) as web,
+        busybox(name=f"{web.name}-1", limit_bytes=64 * MIB) as twin,
+    ):
+        twin.fill(59 * MIB)
+        assert check("memory", "-n", web.name)[0] == 0
+        status, output = check("memory", "-n", twin.name)
+        assert status == 2, output
+        assert check("memory", "-n", f"{web.name}*")[1].count("\nCRITICAL") == 1
+
+
+def test_the_same_name_in_two_lxcpaths():
+    with tempfile.TemporaryDirectory(dir="/srv") as other, busybox(limit_bytes=64 * MIB) as here:
+        os.chmod(other, 0o755)
+        with busybox(name=here.name, lxcpath=other, limit_bytes=64 * MIB) as there:
+            there.fill(59 * MIB)
+            status, output = check("memory", "-n", here.name)
+            assert status == 2, output
+            assert f"{other}/{there.name}" in output.splitlines()[0]
+            assert check("memory", "-n", here.name, "-P", "/var/lib/lxc")[0] == 0
+            assert check("memory", "-n", here.name, "-P", other)[0] == 2
+            assert check("state", "-n", here.name)[0] == 0
+
+
+def test_an_over_long_lxcpath_has_a_hashed_socket():
+    with tempfile.TemporaryDirectory(dir="/srv", prefix="x" * 90) as folder:
+        os.chmod(folder, 0o755)
+        with busybox(lxcpath=folder) as container:
+            assert f"@{folder}" not in Path("/proc/net/unix").read_text()
+            status, output = check("state", "-P", folder)
+            assert (status, container.name in output) == (0, True), output
+            assert check("memory", "-P", folder, "-n", container.name)[0] == 0
+
+
+def test_a_stopped_container_is_unknown_to_the_memory_check():
+    with busybox(start=False) as container:
+        status, output = check("memory", "-n", container.name)
+        assert (status, "is not running" in output) == (3, True)
+
+
+def test_a_missing_container():
+    status, output = check("memory", "-n", "no-such-container")
+    assert (status, "no such container" in output) == (3, True)
+    status, output = check("state", "-n", "no-such-container")
+    assert (status, "does not exist" in output) == (2, True)
+    status, output = check("state", "-n", "no-such-*")
+    assert (status, "matches no container" in output) == (3, True)
+
+
+def test_a_container_that_is_removed_during_the_run():
+    """Started, stopped and removed while checks run again and again: no traceback, never OK for what is gone."""
+    ended = threading.Event()
+    with busybox() as stays, busybox() as goes:
+
+        def churn() -> None:
+            for _ in range(3):
+                goes.stop()
+                goes.start()
+            goes.destroy()
+            ended.set()
+
+        thread = threading.Thread(target=churn)
+        thread.start()
+        seen = set()
+        while not ended.is_set():
+            for script in ("memory", "state"):
+                status, output = check(script, "-n", f"{stays.name},{goes.name}")
+                seen.add((script, status))
+                if status == 0:
+                    assert f"{goes.name}_used=" in output or script == "state", output
+            status, output = check("memory", "-n", stays.name)
+            assert status == 0, output
+        thread.join()
+        assert ("memory", 3) in seen and ("state", 2) in seen
+        assert check("state", "-n", goes.name)[0] == 2
+
+
+# State
+
+
+def test_running_stopped_and_what_is_expected():
+    with busybox() as container:
+        assert check("state", "-n", container.name)[0] == 0
+        status, output = check("state", "-n", container.name, "--expect", "STOPPED")
+        assert (status, "RUNNING, expected STOPPED" in output) == (2, True)
+        container.stop()
+        status, output = check("state", "-n", container.name)
+        assert (status, "STOPPED, expected RUNNING" in output) == (2, True)
+        assert check("state", "-n", container.name, "--expect", "STOPPED")[0] == 0
+
+
+def test_frozen_by_lxc_and_from_outside():
+    with busybox() as container:
+        subprocess.run(["lxc-freeze", "-n", container.name], check=True, timeout=10)
+        status, output = check("state", "-n", container.name)
+        assert (status, "FROZEN, expected RUNNING" in output) == (2, True), output
+        assert check("state", "-n", container.name, "--expect", "FROZEN")[0] == 0
+        subprocess.run(["lxc-unfreeze", "-n", container.name], check=True, timeout=10)
+        container.freeze_outside()
+        said = subprocess.run(["lxc-info", "-n", container.name, "-sH"], capture_output=True, text=True, timeout=10)
+        status, output = check("state", "-n", container.name)
+        assert (status, "FROZEN (frozen from outside LXC)" in output) == (2, True), (output, said.stdout)
+        assert check("memory", "-n", container.name)[0] == 0
+        container.thaw_outside()
+        assert check("state", "-n", container.name)[0] == 0
+
+
+def test_a_stopped_monitor_is_said_within_the_time_bound():
+    with busybox() as hung, busybox() as well:
+        hung.stop_monitor()
+        began = time.monotonic()
+        status, output = check("state", "-n", f"{hung.name},{well.name}", "--timeout", "5s")
+        assert time.monotonic() - began < 5
+        assert status == 2
+        assert f"{hung.name}: monitor unresponsive (pid {hung.monitor_pid}, which was stopped by a signal)" in output
+        assert "1 more OK" in output
+        assert check("memory", "-n", f"{hung.name},{well.name}")[0] == 0
+        hung.continue_monitor()
+        assert check("state", "-n", hung.name)[0] == 0
+
+
+def test_ten_stopped_monitors_take_no_longer_than_one():
+    with contextlib.ExitStack() as stack:
+        containers = [stack.enter_context(busybox()) for _ in range(10)]
+        for container in containers:
+            container.stop_monitor()
+        began = time.monotonic()
+        status, output = check("state", "-n", ",".join(container.name for container in containers))
+        assert time.monotonic() - began < 5
+        assert (status, output.count("CRITICAL t-")) == (2, 10), output
+        for container in containers:
+            container.continue_monitor()
+
+
+def test_a_payload_without_its_monitor():
+    # By default the kernel kills init when the monitor dies (PR_SET_PDEATHSIG), but not under AppArmor, whose exec
+    # clears that: there, as with this setting, the payload runs on.
+    with busybox(config_lines=["lxc.monitor.signal.pdeath = SIGCONT"]) as container:
+        container.kill_monitor()
+        for expected in ("RUNNING", "STOPPED"):
+            status, output = check("state", "-n", container.name, "--expect", expected)
+            assert (status, "runs on without its monitor" in output) == (2, True), output
+        status, output = check("memory", "-n", container.name)
+        assert (status, "runs on without its monitor" in output) == (3, True), output
+
+
+def test_a_payload_that_died_with_its_monitor_is_stopped():
+    with busybox() as container:
+        container.kill_monitor()
+        wait_until(
+            lambda: Path(f"/proc/{container.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z",
+            5,
+            "the payload to end",
+        )
+        status, output = check("state", "-n", container.name)
+        assert (status, "STOPPED, expected RUNNING" in output) == (2, True), output
+
+
+def test_a_reboot_from_inside():
+    with busybox(limit_bytes=64 * MIB) as container:
+        container.fill(59 * MIB)
+        assert check("memory", "-n", container.name)[0] == 2
+        container.reboot_inside()
+        assert check("memory", "-n", container.name)[0] == 0
+        assert check("state", "-n", container.name)[0] == 0
+
+
+def test_autostart_only():
+    with busybox(config_lines=["lxc.start.auto = 1"]) as starts, busybox(start=False) as rests:
+        names = f"{starts.name},{rests.name}"
+        assert check("state", "-n", names)[0] == 2
+        assert check("state", "-n", names, "--autostart-only")[0] == 0
+        status, output = check("state", "-n", rests.name, "--autostart-only")
+        assert (status, "start with the host" in output) == (3, True)
+
+
+def test_lxc_info_agrees():
+    with busybox() as container:
+        said = subprocess.run(["lxc-info", "-n", container.name, "-sH"], capture_output=True, text=True, timeout=10)
+        assert said.stdout.strip() == "RUNNING"
+        status, output = check("state", "-n", container.name, "-v")
+        assert (status, f"OK {container.name}: RUNNING" in output) == (0, True)
+
+
+# As an ordinary user
+
+
+def test_nobody_sees_running_containers(nobody):
+    with busybox(limit_bytes=64 * MIB) as container:
+        assert as_nobody(nobody, "state", "-n", container.name)[0] == 0
+        assert as_nobody(nobody, "memory", "-n", container.name)[0] == 0
+        container.fill(59 * MIB)
+        assert as_nobody(nobody, "memory", "-n", container.name)[0] == 2
+        container.freeze_outside()
+        status, output = as_nobody(nobody, "state", "-n", container.name)
+        assert (status, "FROZEN" in output) == (2, True), output
+        container.thaw_outside()
+        container.stop_monitor()
+        status, output = as_nobody(nobody, "state", "-n", container.name)
+        assert (status, "monitor unresponsive" in output) == (2, True), output
+        container.continue_monitor()
+        container.stop()
+        status, output = as_nobody(nobody, "state", "-n", container.name)
+        assert (status, "STOPPED" in output) == (2, True), output
+        status, output = as_nobody(nobody, "memory", "-n", container.name)
+        assert (status, "is not running" in output) == (3, True), output
+
+
+def test_nobody_says_what_can_not_be_seen(nobody):
+    with busybox() as container:
+        status, output = as_nobody(nobody, "state", "-n", container.name, "--autostart-only")
+        assert status == 3
+        assert "Permission denied" in output
+    with tempfile.TemporaryDirectory(dir="/srv") as hidden:
+        os.chmod(hidden, 0o700)
+        with busybox(lxcpath=hidden) as running, busybox(lxcpath=hidden, start=False) as stopped:
+            status, output = as_nobody(nobody, "state", "-P", hidden)
+            assert (status, "Permission denied" in output) == (3, True), output
+            assert running.name in as_nobody(nobody, "memory", "-P", hidden)[1]
+            status, output = as_nobody(nobody, "state", "-P", hidden, "-n", stopped.name)
+            assert status != 0, output
+
+
+def test_nobody_with_a_left_over_cgroup(nobody):
+    with busybox(limit_bytes=64 * MIB, start=False) as container:
+        mount = "/sys/fs/cgroup/memory" if os.path.isdir("/sys/fs/cgroup/memory") else "/sys/fs/cgroup"
+        stale = f"{mount}/lxc.payload.{container.name}"
+        os.mkdir(stale)
+        try:
+            container.start()
+            container.fill(59 * MIB)
+            status, output = as_nobody(nobody, "memory", "-n", container.name)
+            assert status == 2, output
+        finally:
+            wait_until(lambda: _removed(stale), 5, "the left-over cgroup to be removable")
+
+
+def test_an_impostor_is_not_taken_for_a_monitor(nobody):
+    """Any user may listen on any abstract name: that alone must not make a stopped container RUNNING."""
+    with busybox(start=False) as container:
+        code = (
+            "import os, socket, sys, time; os.setgid(65534); os.setuid(65534); s = socket.socket(socket.AF_UNIX);"
+            f"s.bind('\\0{container.directory}/command'); s.listen(); print('ready', flush=True); time.sleep(60)"
+        )
+        impostor = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+        try:
+            assert impostor.stdout.readline() == b"ready\n"
+            status, output = check("state", "-n", container.name)
+            assert (status, "held by uid 65534" in output) == (3, True), output
+            assert check("memory", "-n", container.name)[0] == 3
+            assert as_nobody(nobody, "state", "-n", container.name)[0] != 0
+        finally:
+            impostor.kill()
+            impostor.wait()
+            impostor.stdout.close()
+
+
+# LXD beside LXC
+
+
+@pytest.fixture(scope="module")
+def lxd() -> "Iterator[None]":
+    """A real LXD with a busybox image, as ../shared/labs shows one; skipped where the package is absent."""
+    if not shutil.which("lxd") or not shutil.which("lxc"):
+        if os.environ.get("SENSU_LXC_REQUIRE_LIVE") == "1":
+            pytest.fail("SENSU_LXC_REQUIRE_LIVE=1, but LXD is not installed")
+        pytest.skip("needs LXD (apt install lxd lxd-client)")
+    from tests.live.lxd_lab import lxd_lab
+
+    with lxd_lab():
+        yield
+
+
+def test_an_lxd_container_beside_an_lxc_one(lxd, nobody):
+    from tests.live.lxd_lab import lxc, running
+
+    with busybox(limit_bytes=64 * MIB) as plain, running("bb-lxd") as name:
+        status, output = check("state", "-n", f"{plain.name},{name}", "-v")
+        assert (status, output.count("\nOK ")) == (0, 2), output
+        status, output = check("memory", "-n", f"{plain.name},{name}", "-v")
+        assert (status, output.count("\nOK ")) == (0, 2), output
+        assert as_nobody(nobody, "memory", "-n", name)[0] == 0
+        assert as_nobody(nobody, "state", "-n", name)[0] == 0
+        lxc("config", "set", name, "limits.memory=64MiB")
+        status, output = check("memory", "-n", name)
+        assert (status, "of 64.0 MiB" in output) == (0, True), output
+        lxc("pause", name)
+        status, output = check("state", "-n", name)
+        assert (status, "FROZEN" in output) == (2, True), output
+        lxc("start", name)
+        status, output = check("state", "-n", name, "--autostart-only")
+        assert status == 3, output
+        lxc("config", "set", name, "boot.autostart=true")
+        assert check("state", "-n", name, "--autostart-only")[0] == 0
+        lxc("stop", "-f", name)
+        status, output = check("state", "-n", name)
+        assert (status, "STOPPED" in output) == (2, True), output
+        assert as_nobody(nobody, "state", "-n", name)[0] == 2
+
+
+def test_the_same_name_in_lxd_and_lxc(lxd):
+    from tests.live.lxd_lab import running
+
+    with busybox(limit_bytes=64 * MIB) as plain, running(plain.name) as name:
+        plain.fill(59 * MIB)
+        status, output = check("memory", "-n", name)
+        assert status == 2, output
+        assert f"/var/lib/lxc/{name}" in output
+        assert check("memory", "-n", name, "-P", "/var/lib/lxd/containers")[0] == 0
+        assert check("state", "-n", name)[0] == 0
