@@ -62,8 +62,7 @@ A threshold is N (alerts at N and above: 943718400, 900M, 1.5GiB, 80% of the lim
             yield Finding(State.UNKNOWN, name, "no such container here, or it is not running and hidden from this user")
         running = [container for container in found.containers if container.has_monitor]
         stopped = [container for container in found.containers if not container.has_monitor]
-        tree = cgroups.Cgroups(self.host)
-        tree.expect_same_name(running)
+        tree = cgroups.Cgroups(self.host, found.running)
         host = tree.host_memory()
         options = self.options
         for container in running:
@@ -71,14 +70,18 @@ A threshold is N (alerts at N and above: 943718400, 900M, 1.5GiB, 80% of the lim
                 memory = observe(tree, container, options.metric)
                 yield judge(container.label, memory, host, self.levels, options.metric, options.unlimited_as == "host")
             except CannotObserve as problem:
-                if isinstance(problem, NotThere) and not self.still_runs(container):
+                if isinstance(problem, NotThere) and not inventory.has_monitor_now(self.host, container):
                     stopped.append(container)
                 else:
                     yield Finding(State.UNKNOWN, container.label, str(problem))
         if stopped:
             from sensu_lxc.states import payload_without_monitor
         for container in stopped:
-            orphans = payload_without_monitor(self.host, tree, container, running) if container.defined else None
+            try:
+                orphans = payload_without_monitor(self.host, tree, container, found.running)
+            except CannotObserve as problem:
+                yield Finding(State.UNKNOWN, container.label, str(problem))
+                continue
             if orphans:
                 yield Finding(State.UNKNOWN, container.label, f"runs on without its monitor, in {orphans}")
             elif options.name:
@@ -87,10 +90,6 @@ A threshold is N (alerts at N and above: 943718400, 900M, 1.5GiB, 80% of the lim
             self.note(f"{len(stopped)} not running")
         for sentence in found.unseen:
             self.note(sentence)
-
-    def still_runs(self, container: Container) -> bool:
-        """Whether it has a monitor now: a container may stop while it is looked at."""
-        return container.directory in inventory.command_sockets(self.host)[0]
 
 
 def observe(tree: Cgroups, container: Container, metric: str) -> Memory:
@@ -120,6 +119,8 @@ def judge(
         value = memory.usage_bytes
     else:
         value = memory.used_bytes if metric == "used" else memory.working_set_bytes
+    if metric == "swap" and (limit == 0 or ceiling == 0):
+        return Finding(State.OK, label, "may not swap" if limit == 0 else "the host has no swap")
     whole = min(limit, ceiling) if limit is not None else ceiling if unlimited_as_host and ceiling else None
     state, threshold = levels.judge(value, whole)
     measure = Measure(

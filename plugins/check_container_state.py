@@ -61,9 +61,9 @@ class CheckContainerState(plugin.ContainerCheck):
                     yield Finding(State.UNKNOWN, container.label, f"may start with the host: {problem}")
             if found.containers and not containers and not untold:
                 raise CannotObserve(f"none of {len(found.containers)} containers is to start with the host")
-        tree = cgroups.Cgroups(self.host)
-        tree.expect_same_name([container for container in found.containers if container.has_monitor])
-        seen = states.observe(self.host, tree, containers, seconds=min(2.0, self.options.timeout * 0.3))
+        tree = cgroups.Cgroups(self.host, found.running)
+        seconds = min(2.0, self.options.timeout * 0.3)
+        seen = states.observe(self.host, tree, containers, seconds, found.running)
         counts = dict.fromkeys(EXPECTABLE, 0)
         for container in containers:
             state = seen[container.directory]

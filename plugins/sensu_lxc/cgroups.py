@@ -15,7 +15,7 @@ from sensu_lxc.sources import cgroup, meminfo, mountinfo
 
 TYPE_CHECKING = False  # importing typing for it would cost a check 3 ms
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from sensu_lxc.host import Host
     from sensu_lxc.inventory import Container
@@ -63,16 +63,23 @@ Hierarchy = namedtuple("Hierarchy", "controller point root version")
 
 
 class Cgroups:
-    """The cgroup tree of one host."""
+    """The cgroup tree of one host.
 
-    def __init__(self, host: Host) -> None:
+    running: every container that has a monitor there, so that one is not taken for another.
+    """
+
+    def __init__(self, host: Host, running: Iterable[Container] = ()) -> None:
         self._host = host
+        self._running_names: set[str] = set()
+        self._same_name: set[str] = set()
+        for container in running:
+            known = self._running_names if container.name not in self._running_names else self._same_name
+            known.add(container.name)
         self._mounts = self._read_mounts()
         self._hierarchies: dict[str, Hierarchy | None] = {}
-        self._names: dict[str, dict[str, list[str]]] = {}
+        self._names: dict[str, tuple[dict[str, list[str]], dict[str, list[str]]]] = {}
         self._limits: dict[tuple[str, str], int | None] = {}
         self._monitors: dict[str, int] | None = None
-        self._same_name: set[str] = set()
 
     def _read_mounts(self) -> dict[str, mountinfo.Mount]:
         # /proc/self of a mounted or recorded host is not ours to speak of; its init sees the same cgroups.
@@ -86,12 +93,6 @@ class Cgroups:
                 return mounts
             raise CannotObserve(f"{path} shows no cgroup filesystem; is {self._host.root or '/'} a Linux host's root?")
         raise CannotObserve(f"cannot read {self._host.root}{paths[0]}, which tells where the cgroups are")
-
-    def expect_same_name(self, containers: list[Container]) -> None:
-        """Tell that names may be there twice, so that a directory of that name proves nothing."""
-        once: set[str] = set()
-        for container in containers:
-            (self._same_name if container.name in once else once).add(container.name)
 
     def hierarchy(self, controller: str) -> Hierarchy | None:
         """The v1 hierarchy of a controller where there is one, else v2's (with "" only v2's); None for neither."""
@@ -114,7 +115,7 @@ class Cgroups:
         if path is None:
             path = self._of_init(container, hierarchy)
         if path is None:
-            live = [place for place in self.places_of(container.name, hierarchy) if self.is_populated(place, hierarchy)]
+            live = self.live_places(container.name, hierarchy)
             if len(live) != 1:
                 raise CannotObserve(
                     f"which cgroup is its own can't be told: {len(live)} of that name in {hierarchy.point} are in use"
@@ -125,14 +126,13 @@ class Cgroups:
     def _place(self, container: Container, hierarchy: Hierarchy) -> str | None:
         """The directory that the name alone speaks for: no numbered twin is near that could be meant instead."""
         name: str = container.name
-        if name in self._same_name:
-            return None
-        places = self.places_of(name, hierarchy)
-        if len(places) != 1 or not places[0].endswith(name):
+        exact, numbered = self._by_name(hierarchy.point)
+        places = exact.get(name, ())
+        if len(places) != 1 or name in numbered or name in self._same_name:
             return None
         if name[-1:].isdigit():
-            numbered = _NUMBERED.fullmatch(name)
-            if numbered is not None and len(self.places_of(numbered.group(1), hierarchy)) > 1:
+            twin = _NUMBERED.fullmatch(name)
+            if twin is not None and (twin.group(1) in exact or twin.group(1) in self._running_names):
                 return None
         return places[0]
 
@@ -142,30 +142,38 @@ class Cgroups:
             raise CannotObserve(f"its cgroup {path} lies outside of what {hierarchy.point} shows; run on the host")
         return f"{hierarchy.point}{path[len(root) :]}".rstrip("/")
 
-    def _by_name(self, point: str) -> dict[str, list[str]]:
-        """{name: directories below a mount point that may be that container's}, read once.
-
-        lxc.payload.web-1 stands under web-1 and, as the second of its name, under web.
-        """
-        known = self._names.get(point)
-        if known is None:
-            known = self._names[point] = {}
+    def _by_name(self, point: str) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+        """({name: directories so named}, {name: directories so named with a number behind}) below a mount point."""
+        if point not in self._names:
+            exact: dict[str, list[str]] = {}
+            numbered: dict[str, list[str]] = {}
             top = self._host.list(point)
             for parent, prefix in _FAMILIES:
                 if parent and parent[1:] not in top:
                     continue
                 for entry in self._host.list(point + parent) if parent else top:
-                    if entry.startswith(prefix):
-                        name, directory = entry[len(prefix) :], f"{point}{parent}/{entry}"
-                        known.setdefault(name, []).append(directory)
-                        numbered = _NUMBERED.fullmatch(name)
-                        if numbered is not None:
-                            known.setdefault(numbered.group(1), []).append(directory)
-        return known
+                    if not entry.startswith(prefix):
+                        continue
+                    name, directory = entry[len(prefix) :], f"{point}{parent}/{entry}"
+                    exact.setdefault(name, []).append(directory)
+                    if name[-1:].isdigit():
+                        twin = _NUMBERED.fullmatch(name)
+                        if twin is not None:
+                            numbered.setdefault(twin.group(1), []).append(directory)
+            self._names[point] = exact, numbered
+        return self._names[point]
 
-    def places_of(self, name: str, hierarchy: Hierarchy) -> list[str]:
-        """Every directory that may be a container's by its name, numbered ones included."""
-        return self._by_name(hierarchy.point).get(name, [])
+    def live_places(self, name: str, hierarchy: Hierarchy) -> list[str]:
+        """The directories with processes that may be a container's by its name: its own, and numbered ones.
+
+        One that is exactly another running container's name proves nothing.
+        """
+        exact, numbered = self._by_name(hierarchy.point)
+        others = {
+            place for other in self._running_names if other != name for place in exact.get(other, ())
+        }  # fmt: skip
+        places = exact.get(name, []) + numbered.get(name, [])
+        return [place for place in places if place not in others and self.is_populated(place, hierarchy)]
 
     def _is_live(self, directory: str, hierarchy: Hierarchy) -> bool:
         """Whether processes are in it, told by one file; what that file can't tell counts as no."""
@@ -259,7 +267,7 @@ class Cgroups:
         belongs to root or to the owner of the lxcpath.
         """
         if self._monitors is None:
-            self._monitors = {}
+            found = {}
             for entry in self._host.list("/proc"):
                 if not (entry.isdigit() and entry.isascii()):
                     continue
@@ -272,8 +280,14 @@ class Cgroups:
                     continue
                 lxcpath, _, name = title[len(b"[lxc monitor] ") :].decode("utf-8", "surrogateescape").rpartition(" ")
                 uid = _status_field(status, b"Uid")[:1]
-                if len(_status_field(status, b"NSpid")) == 1 and uid and self.may_monitor(int(uid[0]), lxcpath):
-                    self._monitors[f"{lxcpath}/{name}"] = int(entry)
+                if (
+                    len(_status_field(status, b"NSpid")) == 1
+                    and uid
+                    and uid[0].isdigit()
+                    and self.may_monitor(int(uid[0][:10]), lxcpath)
+                ):
+                    found[f"{lxcpath}/{name}"] = int(entry)
+            self._monitors = found
         return self._monitors
 
     def process_state(self, pid: int) -> str:
@@ -319,7 +333,10 @@ class Cgroups:
             raise CannotObserve(f"{path} lacks its file cache or its limit")
         if swap_limit is None:  # without swap accounting total_swap stands there all the same, as 0
             return Memory(usage, active, inactive, 0, cgroup.limited(limit), None, None)
-        return Memory(usage, active, inactive, 0, cgroup.limited(limit), swap, cgroup.limited(swap_limit))
+        # The limit of memsw is one of memory and swap together.
+        own, both = cgroup.limited(limit), cgroup.limited(swap_limit)
+        left = None if both is None else max(0, both - (own or 0))
+        return Memory(usage, active, inactive, 0, own, swap, left)
 
     def _memory_v2(self, directory: str, hierarchy: Hierarchy) -> Memory:
         try:

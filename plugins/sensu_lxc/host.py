@@ -40,7 +40,7 @@ class Host:
                             raise CannotObserve(f"{self.root}{path} is larger than {_LARGEST >> 20} MiB")
             finally:
                 os.close(descriptor)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise self._sentence(path, error) from None
         return data
 
@@ -55,21 +55,21 @@ class Host:
                 return _read(descriptor, _CHUNK)
             finally:
                 _close(descriptor)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise self._sentence(path, error) from None
 
     def list(self, path: str) -> list[str]:
         """The names in a directory, in no order. Raises as read does."""
         try:
             return os.listdir(self.root + path)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise self._sentence(path, error) from None
 
     def has(self, path: str) -> bool:
         """Whether path exists. Raises NotAllowed where that can't be told."""
         try:
             os.stat(self.root + path)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             failure = self._sentence(path, error)
             if isinstance(failure, NotThere):
                 return False
@@ -80,13 +80,16 @@ class Host:
         """The uid that owns path. Raises as read does."""
         try:
             return os.stat(self.root + path).st_uid
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise self._sentence(path, error) from None
 
     def real(self, path: str) -> str:
         """path with its symbolic links followed, an absolute one from this host's root as the host itself would."""
         if not self.root:
-            return os.path.realpath(path)
+            try:
+                return os.path.realpath(path)
+            except (OSError, ValueError) as error:
+                raise self._sentence(path, error) from None
         done, todo, links = "", path.split("/"), 0
         while todo:
             part = todo.pop(0)
@@ -97,7 +100,7 @@ class Host:
                 continue
             try:
                 target = os.readlink(f"{self.root}{done}/{part}")
-            except OSError:
+            except (OSError, ValueError):
                 done = f"{done}/{part}"
                 continue
             links += 1
@@ -108,6 +111,8 @@ class Host:
             todo[:0] = target.split("/")
         return done or "/"
 
-    def _sentence(self, path: str, error: OSError) -> CannotObserve:
+    def _sentence(self, path: str, error: OSError | ValueError) -> CannotObserve:
+        if not isinstance(error, OSError):  # a NUL in a path that a file named
+            return CannotObserve(f"cannot read {self.root}{path}: {error}")
         kind = NotThere if error.errno in _GONE else NotAllowed if isinstance(error, PermissionError) else CannotObserve
         return kind(f"cannot read {self.root}{path}: {error.strerror or type(error).__name__}")

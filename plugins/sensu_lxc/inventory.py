@@ -51,9 +51,9 @@ class Container(namedtuple("Container", "name lxcpath defined has_monitor label"
         return self.lxcpath in LXD_PATHS
 
 
-# containers: list of Container, sorted by directory; missing: names that were asked for and stand for nothing;
-# unseen: sentences on what this user could not look at.
-Inventory = namedtuple("Inventory", "containers missing unseen")
+# containers: list of Container that are meant, sorted by directory; missing: names that were asked for and stand for
+# nothing; unseen: sentences on what this user could not look at; running: every Container that has a monitor here.
+Inventory = namedtuple("Inventory", "containers missing unseen running")
 
 
 def take(
@@ -68,8 +68,8 @@ def take(
     LXC, LXD and Incus keep theirs, and wherever else a monitor runs. Raises CannotObserve where nothing can be seen.
     """
     running, hashed = command_sockets(host)
-    paths = [_clean(path) for path in lxcpaths] or default_lxcpaths(host)
     unseen: list[str] = []
+    paths = [_clean(path) for path in lxcpaths] or default_lxcpaths(host, unseen)
     defined: dict[str, bool | None] = {}
     literal = [name for name in names if not _MAGIC.intersection(name)]
     if len(literal) == len(names) > 0:
@@ -81,7 +81,14 @@ def take(
     else:
         for path in paths:
             _list_definitions(host, path, bool(lxcpaths), running, defined, unseen)
-    running |= {directory for directory in defined if net_unix.socket_name(directory)[: -len("/command")] in hashed}
+    if hashed:
+        by_hash = {net_unix.socket_name(directory)[: -len("/command")]: directory for directory in defined}
+        running.update(by_hash[one] for one in hashed if one in by_hash)
+        unknown = len([one for one in hashed if one not in by_hash])
+        if unknown and not names and not lxcpaths:
+            unseen.append(
+                f"{unknown} containers run in an lxcpath too long for their sockets to tell it; name it with -P"
+            )
     directories = set(defined)
     directories.update(running if not lxcpaths else (one for one in running if one.rpartition("/")[0] in paths))
     found = {directory: directory.rpartition("/")[2] for directory in directories}
@@ -103,7 +110,8 @@ def take(
                 directory if name in twice else name,
             )
         )
-    return Inventory(containers, missing, unseen)
+    everybody = [Container(one.rpartition("/")[2], one.rpartition("/")[0], None, True, one) for one in running]
+    return Inventory(containers, missing, unseen, everybody)
 
 
 def command_sockets(host: Host) -> tuple[set[str], set[str]]:
@@ -117,12 +125,21 @@ def command_sockets(host: Host) -> tuple[set[str], set[str]]:
     return net_unix.command_sockets(host.read("/proc/net/unix"), "/proc/net/unix")
 
 
-def default_lxcpaths(host: Host) -> list[str]:
+def has_monitor_now(host: Host, container: Container) -> bool:
+    """Whether a container's monitor listens now: it may have ended, or begun, since the host was looked at."""
+    running, hashed = command_sockets(host)
+    return container.directory in running or container.address[: -len("/command")] in hashed
+
+
+def default_lxcpaths(host: Host, unseen: list[str]) -> list[str]:
     """Where this host's LXC keeps its containers, then LXD's and Incus' places where they exist."""
+    configured = {}
     try:
         configured = dict(lxc_config.settings(host.read("/etc/lxc/lxc.conf")))
-    except CannotObserve:
-        configured = {}
+    except NotThere:
+        pass
+    except CannotObserve as error:
+        unseen.append(f"{error}; it may name another lxcpath")
     first = _clean(configured.get("lxc.lxcpath") or _DEFAULT_LXCPATH)
     others = []
     for path in LXD_PATHS:

@@ -23,7 +23,7 @@ TYPE_CHECKING = False  # importing typing for it would cost a check 3 ms
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_NUMBER = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z%]*)", re.ASCII)
+_NUMBER = re.compile(r"(\d{1,19}(?:\.\d{0,9})?|\.\d{1,9})\s*([A-Za-z%]*)", re.ASCII)
 _BINARY = {"": 1, "b": 1}
 for _power, _letter in enumerate("kmgtp", 1):
     _BINARY[_letter] = _BINARY[_letter + "ib"] = 1024**_power
@@ -141,7 +141,7 @@ def threshold(text: str) -> Threshold:
     high, high_kind = _bound(high_text, text) if high_text else (None, "")
     if not inside and high is None and not low:
         raise ArgumentTypeError(f"{_quoted(text)} would never alert; {_SIZE_HELP}")
-    if low and high and low_kind != high_kind:
+    if high is not None and low_kind != high_kind and (low_kind or low):  # a bare 0 is 0 of either kind
         raise ArgumentTypeError(f"{_quoted(text)} mixes a percentage with a size; give both ends the same kind")
     if low is not None and high is not None and low > high:
         raise ArgumentTypeError(f"{_quoted(text)} begins above its end; exchange the two")
@@ -165,5 +165,6 @@ def duration(text: str) -> float:
 
 def plain(number: float) -> str:
     """A number without an exponent, which Sensu Go's perfdata parser would misread (1e+16 becomes 116)."""
-    whole = int(number)
-    return str(whole) if whole == number else f"{number:.6f}".rstrip("0").rstrip(".")
+    if number >= 100000 or number == int(number):
+        return str(round(number))
+    return f"{number:.6f}".rstrip("0").rstrip(".")

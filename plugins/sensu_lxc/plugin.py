@@ -10,7 +10,6 @@ import argparse
 import os
 import sys
 from _thread import allocate_lock, start_new_thread
-from importlib.machinery import PathFinder
 
 from sensu_lxc.errors import CannotObserve
 from sensu_lxc.findings import Finding, Measure, State, worst
@@ -38,7 +37,8 @@ def _sensu_plugin_check() -> Any:
     """
     spare: dict[str, Any] = {}
     if "sensu_plugin" not in sys.modules:
-        spec = PathFinder.find_spec("sensu_plugin")
+        specs = (finder.find_spec("sensu_plugin", None) for finder in sys.meta_path)
+        spec = next((found for found in specs if found is not None), None)
         if spec is not None and spec.submodule_search_locations is not None:
             spare["sensu_plugin"] = type(sys)("sensu_plugin")
             spare["sensu_plugin"].__path__ = list(spec.submodule_search_locations)
@@ -93,13 +93,19 @@ class Check(_sensu_plugin_check()):  # type: ignore[misc]
 
     example = ""
 
-    def __init__(self, arguments: Sequence[str]) -> None:
+    def __init__(self, arguments: Sequence[str], mouth: _Mouth | None = None) -> None:
         self.plugin_info = {"check_name": None, "message": None, "status": None}
         self.notes: list[str] = []
         self.measures: list[Measure] = []
         self.parser = StrictParser(description=_paragraphs(type(self).__doc__), example=self.example)
         self.setup()
         self.options = self.parser.parse_args(arguments)
+        if mouth is not None:  # as early as that, since --root may be on a dead filesystem
+            mouth.close_after(
+                self.options.timeout,
+                f"{type(self).__name__} UNKNOWN: not finished after {self.options.timeout:g} s; something it reads "
+                "does not answer, or give it longer with --timeout",
+            )
         self.validate()
         self.host = Host(self.options.root)
 
@@ -130,12 +136,7 @@ class Check(_sensu_plugin_check()):  # type: ignore[misc]
         status, output = State.UNKNOWN, f"{name} UNKNOWN"
         mouth = _Mouth()
         try:
-            check = cls(sys.argv[1:] if arguments is None else arguments)
-            mouth.close_after(
-                check.options.timeout,
-                f"{name} UNKNOWN: not finished after {check.options.timeout:g} s; something it reads does not answer, "
-                "or give it longer with --timeout",
-            )
+            check = cls(sys.argv[1:] if arguments is None else arguments, mouth)
             findings = list(check.findings())
             status = worst(findings)
             if not findings:
@@ -175,7 +176,7 @@ class _Mouth:
                     _say(words)
                 os._exit(State.UNKNOWN)
             never.acquire(timeout=1.0)  # the check speaks already, into a pipe that nobody empties
-            os._exit(self._status)
+            os._exit(self._status or State.UNKNOWN)
 
         start_new_thread(watch, ())
 
@@ -213,7 +214,7 @@ def _say(words: str) -> bool:
 def _flush_and_exit(status: int) -> NoReturn:
     try:
         sys.stdout.flush()
-    except (OSError, ValueError):
+    except (AttributeError, OSError, ValueError):  # None where stdout was closed
         status = State.UNKNOWN
     os._exit(status)
 

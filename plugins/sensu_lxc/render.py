@@ -48,7 +48,8 @@ def perfdata(findings: Iterable[Finding]) -> str:
 
 
 def _label(subject: str, label: str) -> str:
-    return _NOT_LABEL.sub("_", f"{subject}_{label}" if subject else label)
+    # Escaped rather than replaced, lest two containers share one graph.
+    return _NOT_LABEL.sub(lambda found: f"~{ord(found.group()):x}", f"{subject}_{label}" if subject else label)
 
 
 def _bound(number: float | None) -> str:

@@ -7,6 +7,7 @@ from time import monotonic, sleep
 
 from sensu_lxc import inventory
 from sensu_lxc.errors import CannotObserve, NotAllowed, NotThere
+from sensu_lxc.monitor import BROKEN
 from sensu_lxc.sources.lxc_command import GET_STATE, STATES
 
 TYPE_CHECKING = False  # importing typing for it would cost a check 3 ms
@@ -32,9 +33,17 @@ ORPHANED = "ORPHANED"
 
 
 def observe(
-    host: Host, tree: Cgroups, containers: Sequence[Container], seconds: float
+    host: Host,
+    tree: Cgroups,
+    containers: Sequence[Container],
+    seconds: float,
+    all_running: Sequence[Container] | None = None,
 ) -> dict[str, State | CannotObserve]:
-    """{LXCPATH/NAME: its State, or why it can't be told}; monitors have `seconds` to answer, all of them together."""
+    """{LXCPATH/NAME: its State, or why it can't be told}.
+
+    seconds: how long monitors have to answer, all of them together; all_running: every container here that has a
+    monitor, where containers are only some of them.
+    """
     running = [container for container in containers if container.has_monitor]
     replies = _ask(running, seconds) if host.is_this_one else {}
     found: dict[str, State | CannotObserve] = {}
@@ -44,7 +53,7 @@ def observe(
         try:
             found[container.directory] = _running(tree, container, reply)
         except NotThere as problem:
-            if container.directory in inventory.command_sockets(host)[0]:
+            if inventory.has_monitor_now(host, container):
                 found[container.directory] = problem
             else:
                 stopped.append(container)
@@ -52,7 +61,9 @@ def observe(
             found[container.directory] = problem
     for container in stopped:
         try:
-            found[container.directory] = _stopped(host, tree, container, running)
+            found[container.directory] = _stopped(
+                host, tree, container, running if all_running is None else all_running
+            )
         except CannotObserve as problem:
             found[container.directory] = problem
     return found
@@ -73,6 +84,8 @@ def _ask(running: Sequence[Container], seconds: float) -> dict[str, Reply]:
 
 
 def _is_passing(reply: Reply) -> bool:
+    if reply.problem == BROKEN:  # a monitor that ends closes its connections
+        return True
     return not reply.problem and reply.status == 0 and reply.value not in (2, 6, 7)
 
 
@@ -121,7 +134,7 @@ def _stopped(host: Host, tree: Cgroups, container: Container, running: Sequence[
     payload = payload_without_monitor(host, tree, container, running)
     if payload is None:
         return State("STOPPED")
-    if container.directory in inventory.command_sockets(host)[0]:
+    if inventory.has_monitor_now(host, container):
         return State("STARTING")  # it was not there when the host was looked at
     return State(ORPHANED, payload)
 
@@ -132,20 +145,23 @@ def payload_without_monitor(
     """The cgroup directory in which processes of a container without a monitor run on; None where there are none."""
     configured = _configured(host, container)
     for hierarchy in tree.payload_hierarchies():
-        places = [*tree.places_of(container.name, hierarchy), *(f"{hierarchy.point}/{one}" for one in configured)]
-        live = [place for place in dict.fromkeys(places) if tree.is_populated(place, hierarchy)]
+        live = tree.live_places(container.name, hierarchy)
+        for directory in configured:
+            place = f"{hierarchy.point}/{directory}"
+            if place not in live and tree.is_populated(place, hierarchy):
+                live.append(place)
         if live:
-            # web-1 of two live containers: it may be the second web's, or that of a container which is named so.
-            rivals = [
-                other
-                for other in running
-                if other.name == container.name or not set(live).isdisjoint(tree.places_of(other.name, hierarchy))
-            ]
+            # The namesake of a running one, or web-1 where web runs and may be in it.
+            rivals = [other for other in running if other.name == container.name or _may_be_in(other.name, live)]
             claimed = {tree.directory(other, hierarchy) for other in rivals}
             live = [place for place in live if place not in claimed]
         if live:
             return live[0]
     return None
+
+
+def _may_be_in(name: str, places: list[str]) -> bool:
+    return any(name in place.rpartition("/")[2] for place in places)
 
 
 def _configured(host: Host, container: Container) -> list[str]:

@@ -46,7 +46,7 @@ def counts(raw: bytes, path: str, *keys: bytes) -> list[int | None]:
             found.append(None)
             continue
         digits = raw[start + len(key) + 1 : raw.index(b"\n", start)]
-        if not digits.isdigit():
+        if not digits.isdigit() or len(digits) > 20:
             raise CannotObserve(f"{path} holds {quoted(digits)} where the number of {key.decode()} should be")
         found.append(int(digits))
     return found
@@ -59,6 +59,8 @@ def quoted(raw: bytes) -> str:
 
 def memberships(raw: bytes, path: str) -> dict[str, str]:
     """/proc/PID/cgroup: {controller: cgroup path}; v2's hierarchy has the controller ""."""
+    if not raw.endswith(b"\n"):
+        raise CannotObserve(f"{path} is cut off or empty: it ends in {quoted(raw[-40:])}")
     found: dict[str, str] = {}
     for line in raw.decode("utf-8", "surrogateescape").splitlines():
         fields = line.split(":", 2)

@@ -15,6 +15,8 @@ Mount = namedtuple("Mount", "point root")
 
 def cgroup_mounts(raw: bytes, path: str) -> dict[str, Mount]:
     """{controller: Mount}, with the controller "" for cgroup v2. The first mount of a hierarchy counts."""
+    if not raw.endswith(b"\n"):
+        raise CannotObserve(f"{path} is cut off or empty")
     found: dict[str, Mount] = {}
     for line in raw.decode("utf-8", "surrogateescape").splitlines():
         before, separator, after = line.partition(" - ")

@@ -12,8 +12,8 @@ _HASHED = re.compile(r"lxc/[0-9a-f]{16}")
 
 def command_sockets(raw: bytes, path: str) -> tuple[set[str], set[str]]:
     """(directories LXCPATH/NAME of the containers that have a monitor, hashed names lxc/HASH of over-long ones)."""
-    if not raw.startswith(b"Num "):
-        raise CannotObserve(f"{path} does not begin with its heading")
+    if not raw.startswith(b"Num ") or not raw.endswith(b"\n"):
+        raise CannotObserve(f"{path} is not whole: it lacks its heading or the end of its last line")
     found = {match.decode("utf-8", "surrogateescape") for match in _COMMAND.findall(raw)}
     hashed = {name for name in found if _HASHED.fullmatch(name)}
     return {name for name in found if name.startswith("/") and not name.endswith("/")}, hashed

@@ -1,0 +1,218 @@
+"""Containers that sensu-lxc makes: the record that says so, the lock for work on one, and how one is removed safely."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from contextlib import contextmanager, suppress
+from time import monotonic, sleep
+
+from sensu_lxc import commands, inventory, states
+from sensu_lxc.cgroups import Cgroups
+from sensu_lxc.errors import CannotObserve, NotThere
+from sensu_lxc.inventory import Container
+from sensu_lxc.sources import ownership
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from sensu_lxc.host import Host
+    from sensu_lxc.sources.ownership import Record
+
+_MONITOR_SECONDS = 2.0
+_STEP_SECONDS = 0.05
+_STOP_SECONDS = 20.0
+_DESTROY_SECONDS = 60.0
+# Storage whose last part alone is the container's own; what is below it belongs to others and stays at a destroy.
+_LAYERED = ("overlay", "overlayfs", "aufs")
+
+
+class CannotAct(Exception):
+    """Something could not be done; the message is a sentence that says why."""
+
+
+def find(host: Host, lxcpath: str, name: str) -> Container:
+    """The container of that name, defined or not."""
+    found: list[Container] = inventory.take(host, [name], (), [lxcpath]).containers
+    for container in found:
+        if container.directory == f"{lxcpath}/{name}":
+            return container
+    return Container(name, lxcpath, False, False, name)
+
+
+def state(host: Host, lxcpath: str, name: str) -> states.State:
+    """Its state now, "STOPPED" also where it does not exist. Raises CannotObserve."""
+    container = find(host, lxcpath, name)
+    seen = states.observe(host, Cgroups(host), [container], _MONITOR_SECONDS)[container.directory]
+    if isinstance(seen, CannotObserve):
+        raise seen
+    return seen
+
+
+def record(host: Host, directory: str) -> Record | None:
+    """What sensu-lxc wrote into a container's directory; None where it wrote nothing. Raises CannotObserve."""
+    path = f"{directory}/{ownership.FILE}"
+    try:
+        return ownership.record(host.read(path), path)
+    except NotThere:
+        return None
+
+
+def write_record(directory: str, of: Record) -> None:
+    """Replace the record in one step. Raises OSError."""
+    path = f"{directory}/{ownership.FILE}"
+    with open(f"{path}.new", "w", encoding="utf-8") as file:
+        file.write(ownership.text(of))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(f"{path}.new", path)
+
+
+def claim(lxcpath: str, name: str, of: Record) -> None:
+    """Make the container's directory, with the record in it from the first moment on. Raises OSError."""
+    new = f"{lxcpath}/.sensu-lxc.{name}.new"
+    with suppress(FileExistsError):  # of a run that was killed here
+        os.mkdir(new)
+    os.chmod(new, 0o770)  # as lxc-create makes it: the group is what an unprivileged user keeps of it
+    write_record(new, of)
+    try:
+        os.rename(new, f"{lxcpath}/{name}")  # fails where something is there, unless it is an empty directory
+    except OSError:
+        os.unlink(f"{new}/{ownership.FILE}")
+        os.rmdir(new)
+        raise
+
+
+@contextmanager
+def lock(lxcpath: str, name: str, seconds: float, stop: Callable[[], bool]) -> Iterator[int]:
+    """Be the only one at work on a container; the value is the lock's descriptor.
+
+    Whoever inherits it goes on to hold the lock when we are killed, so a killed run's lxc-create is waited for. Raises
+    CannotAct after `seconds`, or when stop() is true.
+    """
+    path = f"{lxcpath}/.sensu-lxc.{name}.lock"
+    deadline = monotonic() + seconds
+    descriptor = _open_lock(path)
+    try:
+        while not _is_locked(descriptor, path):
+            if stop():
+                raise CannotAct(f"interrupted while another run was at work on {name}")
+            if monotonic() >= deadline:
+                raise CannotAct(f"another run has been at work on {name} for {seconds:.0f} s, see: fuser -v {path}")
+            sleep(_STEP_SECONDS)
+            if not _is_at(descriptor, path):
+                os.close(descriptor)
+                descriptor = _open_lock(path)
+        try:
+            yield descriptor
+        finally:
+            # Said outright: by closing alone a process that a template left behind would keep it.
+            with suppress(OSError):
+                os.unlink(path)
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+    finally:
+        os.close(descriptor)
+
+
+def _open_lock(path: str) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise CannotAct(f"cannot make the lock {path}: {error.strerror}") from None
+
+
+def _is_locked(descriptor: int, path: str) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise CannotAct(f"cannot lock {path}: {error.strerror}") from None
+    return _is_at(descriptor, path)
+
+
+def _is_at(descriptor: int, path: str) -> bool:
+    """Whether the file that was opened is the one that is there: the last holder removes it."""
+    try:
+        there = os.stat(path, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(there, os.fstat(descriptor))
+
+
+def remove(host: Host, lxcpath: str, name: str) -> None:
+    """Stop and remove a container that is ours. Raises CannotAct or CannotObserve where it, or a part of it, stays."""
+    directory = f"{lxcpath}/{name}"
+    if record(host, directory) is None:
+        if os.path.lexists(directory):
+            raise CannotAct(f"{directory} is not removed: sensu-lxc did not make it")
+        return
+    _stop(host, lxcpath, name)
+    reason = why_not_removable(host, find(host, lxcpath, name))
+    if reason is not None:
+        raise CannotAct(f"{directory} is not removed: {reason}")
+    try:
+        if os.path.exists(f"{directory}/config"):
+            # Its status is not asked for: of a half-made container LXC says that there was none, and removes it.
+            commands.run(["lxc-destroy", "-n", name, "-P", lxcpath], _DESTROY_SECONDS)
+        if os.path.lexists(directory):
+            from shutil import rmtree
+
+            rmtree(directory)
+    except (OSError, commands.CannotRun) as error:
+        raise CannotAct(f"{directory} is not removed entirely: {error}") from None
+
+
+def _stop(host: Host, lxcpath: str, name: str) -> None:
+    deadline = monotonic() + _STOP_SECONDS
+    asked = False
+    while (seen := state(host, lxcpath, name)).name != "STOPPED":
+        if seen.name == states.ORPHANED:
+            raise CannotAct(f"{name} is not removed: it runs on without its monitor, in {seen.detail}")
+        if monotonic() >= deadline:
+            raise CannotAct(f"{name} is not removed: it is {seen.name} and does not stop")
+        if not asked:
+            asked = True
+            try:
+                commands.run(["lxc-stop", "-k", "-n", name, "-P", lxcpath], _STOP_SECONDS)
+            except commands.CannotRun as error:
+                raise CannotAct(f"{name} is not removed: {error}") from None
+        sleep(_STEP_SECONDS)
+
+
+def why_not_removable(host: Host, container: Container) -> str | None:
+    """Why removing the container would remove more than the container, or None.
+
+    The config of an interrupted clone may still name the root filesystem of the original (lxc#694), and what a killed
+    template mounted would be emptied with it.
+    """
+    directory = container.directory
+    try:
+        rootfs = root_filesystem(inventory.config(host, container))
+    except NotThere:
+        rootfs = None
+    if rootfs is not None and not is_below(rootfs, directory):
+        return f"its config names the root filesystem {rootfs}, which lies elsewhere"
+    real = os.path.realpath(directory)
+    for line in host.read("/proc/self/mountinfo").decode("utf-8", "surrogateescape").splitlines():
+        point = line.split(" ")[4].replace("\\040", " ")
+        if f"{point}/".startswith(f"{real}/"):
+            return f"something is mounted at {point}"
+    return None
+
+
+def root_filesystem(settings: dict[str, str]) -> str | None:
+    """The path, or the volume's name, of what lxc.rootfs.path says, without the storage's type; None for nothing."""
+    value = settings.get("lxc.rootfs.path") or settings.get("lxc.rootfs")
+    if not value:
+        return None
+    kind, colon, rest = value.partition(":")
+    if not colon or "/" in kind:
+        return value
+    return rest.rpartition(":")[2] if kind in _LAYERED else rest
+
+
+def is_below(path: str, directory: str) -> bool:
+    """Whether path lies inside directory, wherever links lead."""
+    return path.startswith("/") and os.path.realpath(path).startswith(os.path.realpath(directory) + "/")
