@@ -41,7 +41,7 @@ lint: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy plugins
 	$(BIN)/mypy handlers
-	$(BIN)/mypy benchmarks tests/demo.py
+	$(BIN)/mypy benchmarks
 
 bench: .venv/ready packages
 	$(BIN)/python benchmarks/bench.py

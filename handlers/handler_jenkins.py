@@ -1,0 +1,140 @@
+#!/usr/bin/env python3
+"""Sensu handler: a real CRITICAL asks Jenkins for one build of the job that provisions a container.
+
+Reads one event of Sensu Core or Sensu Go on STDIN and says in one line what it did, and why. Whatever else comes, an
+OK, a warning, a keepalive, something silenced or flapping, is a HOLD. After a build was asked for, its group (`group`
+in the settings; by default the whole scope) is held for `cooldown`, however many alerts and handlers there are.
+"""
+import os
+
+from sensu_lxc_handlers import handler, policy, settings
+from sensu_lxc_handlers.ledger import Ledger, Ticket, moment
+from sensu_lxc_handlers.outcome import ACT, ERROR, HOLD, NO_LEDGER, REFUSED, LedgerUnusable, Outcome, clean
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sensu_lxc_handlers.jenkins import Answer, Jenkins
+
+# Kept from the time that Jenkins gets, for writing down what it answered.
+_RECORD_SECONDS = 0.7
+
+_EXAMPLES = """\
+settings, in Sensu's conf.d or the file of --config:
+  {"lxc_autoscale": {"url": "https://jenkins.example/", "job": "lxc_provision",
+                     "user": "sensu", "api_token_file": "/etc/sensu/jenkins.token"}}
+  Also: token or token_file (of the job), password_file, parameters, group, cooldown (10m), max_age (2h),
+  timeout (10s; not longer than that of the handler's definition), ledger, ca_file.
+  SENSU_LXC_JENKINS_TOKEN and SENSU_LXC_JENKINS_API_TOKEN in the environment win over the files.
+
+exit status: 0 done (ACT) or held (HOLD). Else ERROR: 1 Jenkins refused, was not reached or did not answer in time,
+  or something unforeseen; 2 wrong options or settings; 3 the ledger can't be used; 4 no event on STDIN
+
+try it (asks nobody, records nothing):
+  echo '{"lxc_autoscale": {"url": "http://localhost:8080/", "job": "lxc_provision"}}' > /tmp/lxc_autoscale.json
+  echo '{"client": {"name": "web1"}, "check": {"name": "check_memory", "status": 2, "executed": '$(date +%s)'}}' |
+    handler_jenkins.py --config /tmp/lxc_autoscale.json --dry-run
+"""
+
+
+class HandlerJenkins(handler.Handler):
+    name = "handler_jenkins"
+    scope = "lxc_autoscale"
+    description = "Sensu handler: a real CRITICAL asks Jenkins for one build of the job that provisions a container."
+    examples = _EXAMPLES
+
+    def configure(self) -> None:
+        self.wanted = settings.jenkins_settings(self.settings, self.options.json_config, self.where)
+        self.timeout_seconds = self.wanted.timeout
+
+    def handle(self) -> Outcome:
+        wanted, event, now = self.wanted, self.event, moment()
+        rules = policy.Rules(wanted.cooldown, max(60.0, 2 * wanted.timeout), wanted.max_age)
+        hold = policy.judge(event, now.wall, rules)
+        if hold:
+            return Outcome(HOLD, hold.code, f"{event}: {hold.text}")
+        # All that can be wrong with the settings is found before anything is written down.
+        jenkins = self._jenkins()
+        self.doing = f"waiting for the ledger {wanted.ledger}"
+        names = {key: _harmless(getattr(event, key)) for key in ("check", "entity", "namespace")}
+        group = settings.fill(wanted.group, names)
+        with Ledger(wanted.ledger, (self.end - self.started) / 2, read_only=self.options.dry_run) as ledger:
+            decision, ticket = ledger.decide(
+                group, event, wanted.job, now, lambda last, seen: policy.decide(last, seen, now, rules)
+            )
+            if isinstance(decision, policy.Hold):
+                return Outcome(HOLD, decision.code, f"{event}: {decision.text}")
+            if ticket is None:
+                again = f", again under {decision.previous.request_id}" if decision.previous else ""
+                look = ", unless it turns out to have it" if decision.look_first else ""
+                return Outcome(ACT, "dry-run", f"{event}: would ask Jenkins for a build of {wanted.job}{again}{look}")
+            self.doing = f"asking Jenkins for {ticket.request_id}"
+            answer = self._ask(jenkins, ticket, decision.look_first, {**names, "group": group})
+            self.doing = f"recording that {ticket.request_id} is {answer.state}"
+            return self._record(ledger, ticket, answer)
+
+    def _jenkins(self) -> "Jenkins":
+        from sensu_lxc_handlers.jenkins import Jenkins  # 25 ms that a HOLD does without
+
+        self.doing = "reading the secrets"
+        known = settings.credentials(self.wanted, os.environ)
+        self.notes += known.notes
+        self.secrets += [secret for secret in (known.job_token, known.login and known.login[1]) if secret]
+        self._job_token = known.job_token
+        deadline = self.end - min(_RECORD_SECONDS, self.timeout_seconds / 8)
+        return Jenkins(self.wanted.url, known.login, known.needs_crumb, deadline, self.wanted.ca_file)
+
+    def _ask(self, jenkins: "Jenkins", ticket: Ticket, look_first: bool, names: "dict[str, str]") -> "Answer":
+        from sensu_lxc_handlers.jenkins import REQUEST_ID, Answer, Unreadable
+
+        if look_first:
+            try:
+                found = jenkins.find_request(self.wanted.job, ticket.request_id, ticket.created_wall)
+            except Unreadable as error:
+                return Answer(policy.UNKNOWN, "unknown-outcome", f"it may have got there before, and {error}")
+            if found:
+                where = f"build {found.build}" if found.build else f"queue item {found.queue_item}"
+                return Answer(policy.SENT, "adopted", f"it got there before, {where}", found.queue_item)
+        values = {**names, "request_id": ticket.request_id}
+        fields = {"ALERT_CHECK": names["check"], "ALERT_ENTITY": names["entity"]}
+        fields.update((key, settings.fill(value, values)) for key, value in self.wanted.parameters.items())
+        fields[REQUEST_ID] = ticket.request_id
+        if self._job_token:
+            fields.update(token=self._job_token, cause=f"Sensu: {names['entity']}/{names['check']} is critical")
+        return jenkins.trigger(self.wanted.job, fields)
+
+    def _record(self, ledger: Ledger, ticket: Ticket, answer: "Answer") -> Outcome:
+        now, state, code, text = moment(), answer.state, answer.code, answer.text
+        text = self.without_secrets(text)
+        said = f"{self.event}: {ticket.request_id} of {clean(self.wanted.job, 80)}, {text}"
+        try:
+            if code == "sent" and answer.queue_item:
+                # Jenkins before 2.308 says 201 also for a request that it merged into another.
+                other = ledger.shares_queue_item(ticket, self.wanted.job, answer.queue_item, now)
+                if other:
+                    state, code, said = policy.COALESCED, "coalesced", f"{said}, which is also that of {other}"
+            ledger.settle(ticket, state, now, answer.queue_item, clean(text))
+        except LedgerUnusable as error:
+            return Outcome(ERROR, "ledger", f"{said}; but that can't be recorded: {error}", NO_LEDGER)
+        if code == "adopted":
+            return Outcome(HOLD, code, said)
+        if state in (policy.SENT, policy.COALESCED):
+            return Outcome(ACT, code, said)
+        if code == "starting":
+            return Outcome(HOLD, code, f"{said}; the next critical event asks again")
+        return Outcome(ERROR, code, said, REFUSED)
+
+
+def _harmless(name: str) -> str:
+    """A name out of an event, as it may go into a job's parameters: no more than a word, also in a build step's shell.
+
+    What Sensu itself allows in names stays as it is.
+    """
+    return "".join(c if c.isascii() and (c.isalnum() or c in "_.:-") else "_" for c in name[:128])
+
+
+def main() -> None:
+    HandlerJenkins().main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,278 @@
+"""The fence around a handler: strict options, STDIN, settings, a bound on time, one line, one exit status.
+
+The only place that knows sensu_plugin. Its SensuHandler gives the names that people know (event, settings, options,
+handle()); what it does with them is replaced, because it loses events, takes misspelt options and ends in tracebacks.
+"""
+import argparse
+import importlib
+import os
+import select
+import sys
+import threading
+import time
+
+from . import settings
+from .event import Event, parse
+from .outcome import ERROR, MISCONFIGURED, REFUSED, BadEvent, Misconfigured, Misused, Outcome, Problem, clean
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+_EVENT_BYTES = 8 << 20
+_DEFAULT_TIMEOUT_SECONDS = 10.0
+
+
+def _sensu_plugin() -> "tuple[Any, Any]":
+    """SensuHandler and config_files() without requests, which would cost more than the whole handler.
+
+    The package's __init__ imports all of it, and its handler module imports requests for a method that isn't used
+    here. So the module is imported from beside its package's __init__, with a requests that is loaded at the first
+    use of one of its names.
+    """
+    from importlib.machinery import PathFinder
+
+    module_type = type(sys)
+    spec = PathFinder.find_spec("sensu_plugin")
+    if spec is None:
+        # The class below can't even be defined; a traceback would say that in twenty lines.
+        name = os.path.splitext(os.path.basename(sys.argv[0]))[0]
+        print(f"{name} ERROR misconfigured: sensu-plugin is missing: pip install 'sensu-plugin>=0.8,<0.9'")
+        raise SystemExit(MISCONFIGURED)
+    lent = {}
+    if "sensu_plugin" not in sys.modules:
+        package = lent["sensu_plugin"] = module_type("sensu_plugin")
+        vars(package)["__path__"] = spec.submodule_search_locations
+    if "requests" not in sys.modules:
+        requests = lent["requests"] = module_type("requests")
+        vars(requests)["__getattr__"] = lambda name: getattr(importlib.import_module("requests"), name)
+    sys.modules.update(lent)
+    try:
+        handler = importlib.import_module("sensu_plugin.handler")
+        return handler.SensuHandler, importlib.import_module("sensu_plugin.utils").config_files
+    finally:
+        for name in lent:
+            del sys.modules[name]
+
+
+if TYPE_CHECKING:
+    from sensu_plugin.handler import SensuHandler
+    from sensu_plugin.utils import config_files
+else:
+    SensuHandler, config_files = _sensu_plugin()
+
+
+class _Format(argparse.RawDescriptionHelpFormatter):
+    """As the examples are written. Asking the terminal for its width costs 3 ms, and argparse does it at every run."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=100)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that takes no abbreviation and raises Misused instead of exiting with 2 lines."""
+
+    def __init__(self, **options: "Any") -> None:
+        super().__init__(allow_abbrev=False, formatter_class=_Format, **options)
+
+    def error(self, message: str) -> "NoReturn":
+        raise Misused(f"{clean(message)}; see --help")
+
+
+class Handler(SensuHandler):  # type: ignore[misc]
+    """One handler. A subclass says its name, description and scope, and what to do in handle().
+
+    self.options   the command line
+    self.settings  all of Sensu's settings, or of --config
+    self.event     the Event
+    self.notes     sentences to append to the line, whatever it says
+    self.secrets   texts that must not show up anywhere; handle() adds what it learns
+    """
+
+    name = ""
+    scope = ""
+    description = ""
+    examples = ""
+
+    def __init__(self) -> None:
+        super().__init__(autorun=False)
+        self.started = time.monotonic()
+        self.timeout_seconds = _DEFAULT_TIMEOUT_SECONDS
+        self.doing = "reading the settings"
+        self.notes: list[str] = []
+        self.secrets: list[str] = []
+        self.streams = [1, 2]
+        self._saying = threading.Lock()
+        self._configured = threading.Event()
+        self.event: Event
+        self.settings: dict[str, object] = {}
+
+    def configure(self) -> None:
+        """Read this handler's scope out of self.settings, and set self.timeout_seconds from it."""
+        raise NotImplementedError
+
+    def handle(self) -> Outcome:
+        """Decide on self.event and act."""
+        raise NotImplementedError
+
+    @property
+    def end(self) -> float:
+        """When the process must be gone, by time.monotonic(): a second before Sensu would kill it."""
+        return float(self.started + self.timeout_seconds - min(1.0, self.timeout_seconds / 4))
+
+    def run(self, argv: "list[str] | None" = None) -> Outcome:
+        """The whole of it but for saying the outcome. Raises Problem, and SystemExit after --help."""
+        self.parser = self._parser()
+        self.options = self.parser.parse_args(argv)
+        self._watch()
+        trouble: Problem | None = None
+        try:
+            self.settings, self.where = self._read_settings()
+            self.configure()
+        except Problem as problem:
+            trouble = problem
+        self._configured.set()
+        # Before the trouble is told: whoever writes the event must be able to, and the line shall tell which event
+        # was not handled.
+        self.doing = "reading the event from STDIN"
+        self.event = parse(_read_stdin(self.end))
+        if trouble:
+            trouble.args = (f"{self.event} not handled: {trouble}",)
+            raise trouble
+        return self.handle()
+
+    def main(self) -> "NoReturn":
+        """Run, say the outcome in one line on stdout, and leave."""
+        self.streams = _open_streams()
+        try:
+            outcome = self.run()
+        except Problem as problem:
+            outcome = problem.outcome()
+        except SystemExit as leave:
+            # --help; also into a pipe that nobody reads.
+            _leave(leave.code if isinstance(leave.code, int) else REFUSED)
+        except BaseException as error:  # noqa: BLE001 -- the last fence: one line, and no text that could hold a secret
+            what = f"{type(error).__name__} at {_where(error)} while {self.doing}"
+            outcome = Outcome(ERROR, "internal", what, REFUSED)
+        self._say(outcome)
+        _leave(outcome.status)
+
+    def _parser(self) -> Parser:
+        parser = Parser(prog=f"{self.name}.py", description=self.description, epilog=self.examples)
+        parser.add_argument(
+            "-j", "--json-config", metavar="NAME", default=self.scope, help="key of the settings to use (%(default)s)"
+        )
+        parser.add_argument(
+            "--config", metavar="FILE", help="read the settings from this JSON file instead of Sensu's /etc/sensu"
+        )
+        parser.add_argument("--dry-run", action="store_true", help="decide the same, but ask nobody and record nothing")
+        parser.add_argument(
+            "--map-v2-event-into-v1", action="store_true", help="does nothing: both shapes of event are understood"
+        )
+        return parser
+
+    def _read_settings(self) -> "tuple[dict[str, object], str]":
+        if self.options.config:
+            return settings.read_file(self.options.config), self.options.config
+        chosen = os.environ.get("SENSU_LOADED_TEMPFILE") or os.environ.get("SENSU_CONFIG_FILES")
+        try:
+            paths = config_files()
+        except (OSError, ValueError):
+            raise Misconfigured("the list of settings files in SENSU_LOADED_TEMPFILE can't be read") from None
+        merged, notes = settings.merge_files(paths if chosen else settings.with_subfolders(paths))
+        self.notes += notes
+        return merged, "the files that Sensu loaded" if chosen else "/etc/sensu/config.json and conf.d"
+
+    def _watch(self) -> None:
+        """End the process in time, whatever the rest of it waits for: a disk, a lock, a name server."""
+
+        def watch() -> None:
+            self._configured.wait(max(0.0, self.end - time.monotonic()))
+            time.sleep(max(0.0, self.end - time.monotonic()))
+            self._say(Outcome(ERROR, "timeout", f"time was up while {self.doing}", REFUSED))
+            _leave(REFUSED)
+
+        threading.Thread(target=watch, daemon=True).start()
+
+    def without_secrets(self, text: str) -> str:
+        """text without what a server may have echoed; our own messages are made without secrets.
+
+        A short secret may be a word of the message, and its absence would tell it.
+        """
+        for secret in self.secrets:
+            text = text.replace(secret, "***") if len(secret) >= 8 else text
+        return text
+
+    def _say(self, outcome: Outcome) -> None:
+        if not self._saying.acquire(blocking=False):
+            time.sleep(1)  # the other thread says how it ended, and ends it
+        notes = "".join(f" [{note}]" for note in self.notes)
+        line = clean(f"{self.name} {outcome.word} {outcome.code}: {outcome.text}", 1000) + clean(notes, 1000)
+        line = self.without_secrets(line)
+        for stream in self.streams:
+            try:
+                os.write(stream, (line + "\n").encode())
+                return
+            except OSError:
+                continue
+
+
+def _open_streams() -> "list[int]":
+    """Those of stdout and stderr that are open.
+
+    What whoever started this closed is given to /dev/null, or the ledger or a socket would get that number, and what is
+    printed there with it.
+    """
+    there = []
+    for number in (1, 2):
+        try:
+            os.fstat(number)
+            there.append(number)
+        except OSError:
+            pass
+    while os.open(os.devnull, os.O_RDWR) <= 2:
+        pass
+    return there
+
+
+def _leave(status: int) -> "NoReturn":
+    """Exit at once: threads that wait for the network must not keep the process, and the usual end costs 2 ms."""
+    try:
+        if sys.stdout:  # None where it was closed
+            sys.stdout.flush()
+    except (OSError, ValueError):
+        pass
+    os._exit(status)
+
+
+def _read_stdin(end: float) -> bytes:
+    """All of STDIN, by the time end and up to 8 MiB."""
+    read = bytearray()
+    try:
+        # Sensu Core on Ruby 3 hands over a pipe that does not block, and reading it would fail before Sensu has
+        # written.
+        os.set_blocking(0, True)
+        while True:
+            # A little earlier than end, so that it is this that is said.
+            if not select.select([0], [], [], max(0.0, end - 0.2 - time.monotonic()))[0]:
+                raise BadEvent(f"STDIN was not closed in time: {len(read)} bytes, beginning with '{_start(read)}'")
+            piece = os.read(0, 1 << 16)
+            if not piece:
+                return bytes(read)
+            read += piece
+            if len(read) > _EVENT_BYTES:
+                raise BadEvent(f"more than {_EVENT_BYTES >> 20} MiB on STDIN, beginning with '{_start(read)}'")
+    except OSError as error:
+        raise BadEvent(f"STDIN can't be read: {error.strerror}") from None
+
+
+def _start(read: bytearray) -> str:
+    return clean(read[:120].decode("utf-8", "replace"), 80)
+
+
+def _where(error: BaseException) -> str:
+    """file:line where an unforeseen exception was raised."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}" if trace else "an unknown place"

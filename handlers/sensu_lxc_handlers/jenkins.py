@@ -1,0 +1,422 @@
+"""Jenkins' remote API, as far as a handler needs it: ask for a build once, and find out later what became of it.
+
+Every answer below was seen on Jenkins 2.462.3 and 2.568.2 (tests/recordings/jenkins). http.client is used as it is:
+it follows no redirect and reads no proxy from the environment, and importing requests alone would take longer than
+all the rest.
+"""
+import http.client
+import json
+import re
+import socket
+import threading
+import time
+from base64 import b64encode
+from collections import namedtuple
+from urllib.parse import quote, urlencode, urlsplit
+
+from .outcome import Misconfigured, clean
+from .policy import COALESCED, REJECTED, SENT, UNKNOWN, UNSENT
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Mapping
+    from typing import Any
+
+# The name of the parameter that carries the request's id. The job does its work once per id; see checks/jenkins.
+REQUEST_ID = "REQUEST_ID"
+
+_CONNECT_SECONDS = 3  # per address of the host: one that swallows packets leaves time for the next
+_ERROR_PAGE_SECONDS = 2
+_BODY_BYTES = 8 << 20
+# Pauses before asking again a Jenkins that certainly did not take the request: a proxy that reloads, a short restart.
+_RETRY_PAUSES = (0.5, 1.0)
+_BUILDS_PAGE = 100
+_CLOCKS_DIFFER_SECONDS = 3600
+
+
+class Answer(namedtuple("Answer", "state code text queue_item again", defaults=(None, False))):
+    """What became of one trigger().
+
+    state       SENT, COALESCED, REJECTED, UNSENT or UNKNOWN, as policy.py defines them
+    code        a word for logs
+    text        for people: what was answered, and what to do about it
+    queue_item  number in Jenkins' queue, None where it gave none
+    again       bool: asking again in a moment may help
+    """
+
+    __slots__ = ()
+
+
+class Found(namedtuple("Found", "queue_item build")):
+    """Where a request was found: number of its queue item, and of its build or None while it is queued."""
+
+    __slots__ = ()
+
+
+class NotSent(Exception):
+    """Nothing of the request has left this host. again: the next moment may be better."""
+
+    def __init__(self, code: str, text: str, again: bool = True) -> None:
+        super().__init__(text)
+        self.code = code
+        self.again = again
+
+
+class Unanswered(Exception):
+    """The request was sent, at least in part, and no answer to it came."""
+
+
+class Unreadable(Exception):
+    """Jenkins could not be read, or not in full, so that a request that was not found may yet be there."""
+
+
+class Reply:
+    """Status, headers and the body, as much of it as came."""
+
+    __slots__ = ("status", "headers", "body")
+
+    def __init__(self, status: int, headers: http.client.HTTPMessage) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = bytearray()
+
+    def json(self) -> "dict[str, object]":
+        """The body's JSON object. Raises ValueError where it is none."""
+        value = json.loads(self.body)
+        if not isinstance(value, dict):
+            raise ValueError("not an object")
+        return value
+
+
+class Jenkins:
+    """One controller, asked by one user.
+
+    url          its root, with the context path where it has one
+    login        (user, API token or password), or None
+    needs_crumb  True unless login holds an API token
+    deadline     by time.monotonic(); everything ends then, also name look-ups and answers that only drip
+    ca_file      certificate authorities to trust instead of the system's, or ""
+    """
+
+    def __init__(
+        self, url: str, login: "tuple[str, str] | None", needs_crumb: bool, deadline: float, ca_file: str = ""
+    ) -> None:
+        self._https, self._host, self._port, self._root = _parse_url(url)
+        self.where = f"{self._host}:{self._port}"
+        self._headers = {"Accept": "application/json", "User-Agent": "sensu-lxc"}
+        if login:
+            self._headers["Authorization"] = "Basic " + b64encode(":".join(login).encode()).decode()
+        self._anonymous = login is None
+        self._needs_crumb = needs_crumb
+        self._deadline = deadline
+        self._tls = _tls(ca_file) if self._https else None
+
+    def trigger(self, job: str, fields: "Mapping[str, str]") -> Answer:
+        """Ask for one build of job ("folder/name") with these form fields, parameters and the job's token.
+
+        Sends at most one request that may have reached Jenkins.
+        """
+        path, form = _job_path(job) + "buildWithParameters", urlencode(fields)
+        for pause in (*_RETRY_PAUSES, None):
+            answer = self._trigger_once(path, form)
+            if not answer.again or pause is None or self._left() < 2 * pause:
+                break
+            time.sleep(pause)
+        return answer
+
+    def find_request(self, job: str, request_id: str, since_wall: float) -> "Found | None":
+        """The queue item or build of job that has this REQUEST_ID. None only after a search that could not miss it.
+
+        since_wall is when it was first asked for. Raises Unreadable.
+        """
+        # The queue first: what leaves it meanwhile is then among the builds.
+        for item in self._list("/queue/api/json", "items[id,actions[parameters[name,value]]]", "items")[1]:
+            if _parameter(item, REQUEST_ID) == request_id:
+                return Found(_number(item.get("id")), None)
+        wanted, page, oldest = "number,queueId,timestamp,actions[parameters[name,value]]", 0, float("inf")
+        while oldest > (since_wall - _CLOCKS_DIFFER_SECONDS) * 1000:
+            tree = f"property[parameterDefinitions[name]],allBuilds[{wanted}]{{{page},{page + _BUILDS_PAGE}}}"
+            about, builds = self._list(_job_path(job) + "api/json", tree, "allBuilds")
+            for build in builds:
+                if _parameter(build, REQUEST_ID) == request_id:
+                    return Found(_number(build.get("queueId")), _number(build.get("number")))
+                oldest = _number(build.get("timestamp")) or oldest
+            if not any(REQUEST_ID in names for names in _declared(about)):
+                raise Unreadable(f"the job has no parameter {REQUEST_ID}, so its builds can't be told apart: add it")
+            if len(builds) < _BUILDS_PAGE:
+                break
+            page += _BUILDS_PAGE
+        return None
+
+    def _list(self, path: str, tree: str, key: str) -> "tuple[dict[str, object], list[dict[str, object]]]":
+        """What path answers, and its list of objects under key."""
+        try:
+            reply = self._exchange("GET", f"{path}?tree={quote(tree, safe='[],')}")
+            if reply.status != 200:
+                raise Unreadable(f"{path} answered {reply.status}: the user needs Overall/Read and Job/Read")
+            about = reply.json()
+        except (NotSent, Unanswered) as error:
+            raise Unreadable(str(error)) from None
+        except ValueError:
+            raise Unreadable(f"{path} answered no JSON") from None
+        if not isinstance(about.get(key), list):
+            raise Unreadable(f"{path} did not list its {key}")
+        return about, _dicts(about, key)
+
+    def _trigger_once(self, path: str, form: str) -> Answer:
+        try:
+            headers = {"Content-Type": "application/x-www-form-urlencoded"}
+            if self._needs_crumb:
+                reply = self._exchange("GET", "/crumbIssuer/api/json")
+                # 404: this controller wants no crumbs. 403: anonymous may not read; the POST tells whether it may
+                # build.
+                if reply.status == 200:
+                    headers.update(_crumb(reply))
+                elif reply.status not in (403, 404):
+                    return self._refusal(reply, "GET /crumbIssuer", sent=False)
+        except NotSent as error:
+            return Answer(REJECTED if error.code == "tls" else UNSENT, error.code, str(error), again=error.again)
+        except (Unanswered, ValueError) as error:
+            return Answer(UNSENT, "unreachable", f"no crumb from /crumbIssuer: {error}")
+        try:
+            reply = self._exchange("POST", path, form, headers)
+        except NotSent as error:
+            return Answer(REJECTED if error.code == "tls" else UNSENT, error.code, str(error), again=error.again)
+        except Unanswered as error:
+            return Answer(UNKNOWN, "unknown-outcome", str(error))
+        item = _queue_item(reply)
+        if reply.status == 201:
+            return Answer(SENT, "sent", f"queue item {item}" if item else "Jenkins named no queue item", item)
+        if reply.status == 303 and item:
+            return Answer(COALESCED, "coalesced", f"Jenkins had it queued already, item {item}", item)
+        return self._refusal(reply, "POST " + path, sent=True)
+
+    def _refusal(self, reply: Reply, what: str, sent: bool) -> Answer:
+        """An answer that is no build. Final only where the controller is up: while it starts it says anything."""
+        status, what = reply.status, f"{what} answered {reply.status}"
+        if status in (429, 503):
+            return Answer(UNSENT, "starting", f"{what}: Jenkins is starting, or too busy", again=True)
+        if status in (401, 403, 500):
+            doubt = self._why_not_up()
+            if doubt:
+                return Answer(UNSENT, "starting", f"{what}, and {doubt}: Jenkins is starting", again=True)
+        elif status > 500:
+            # A gateway's word: whether Jenkins got it is anybody's guess, unless it was only a look.
+            return Answer(UNKNOWN if sent else UNSENT, "unknown-outcome" if sent else "unreachable", what)
+        return Answer(REJECTED, "rejected", f"{what}: {_advice(reply, self._anonymous)}")
+
+    def _why_not_up(self) -> str:
+        """Why the controller may not be up, "" where it is. Asked without login: a wrong one gets 401 either way."""
+        try:
+            reply = self._exchange("GET", "/api/json?tree=mode", anonymous=True)
+        except (NotSent, Unanswered) as error:
+            return str(error)
+        if reply.status in (200, 403) and "X-Jenkins" in reply.headers:
+            return ""
+        return f"GET /api/json answered {reply.status}"
+
+    def _left(self) -> float:
+        return self._deadline - time.monotonic()
+
+    def _exchange(
+        self, method: str, path: str, body: "str | None" = None, headers: "Mapping[str, str] | None" = None,
+        anonymous: bool = False,
+    ) -> Reply:  # fmt: skip
+        """One request and its answer, or NotSent or Unanswered, by the deadline.
+
+        Socket timeouts don't bound a look-up of a name, nor an answer of a byte a second. So the exchange runs in a
+        thread that is left behind when time is up; what it may still send is decided under a lock, so that NotSent
+        stays true.
+        """
+        sent = {} if anonymous else dict(self._headers)
+        exchange = _Exchange(self, method, self._root + path, body, {**sent, **(headers or {}), "Connection": "close"})
+        threading.Thread(target=exchange.run, daemon=True).start()
+        exchange.answered.wait(max(0.0, self._left()))
+        with exchange.lock:
+            exchange.abandoned = True
+            if exchange.error:
+                raise exchange.error
+            if exchange.reply is None:
+                if exchange.sending:
+                    raise Unanswered(f"no answer from {self.where} in time")
+                raise NotSent("unreachable", f"no connection to {self.where} in time")
+        # The answer to a POST is in its status and headers; an error page is only nice to have.
+        is_error = method == "POST" or exchange.reply.status != 200
+        exchange.complete.wait(max(0.0, min(_ERROR_PAGE_SECONDS, self._left()) if is_error else self._left()))
+        return exchange.reply
+
+    def connect(self) -> http.client.HTTPConnection:
+        """A connection, made and verified. Raises NotSent, and what the socket raises."""
+        left = self._left()
+        if left <= 0:
+            raise NotSent("unreachable", "no time is left", again=False)
+        # Not http.client's own connect(): bytes spare an ASCII name the codec for international ones, 2 ms to load.
+        name: Any = self._host.encode("ascii" if self._host.isascii() else "idna")
+        sock = socket.create_connection((name, self._port), min(_CONNECT_SECONDS, left))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection: http.client.HTTPConnection
+        if self._tls:
+            sock = self._tls.wrap_socket(sock, server_hostname=self._host)
+            connection = http.client.HTTPSConnection(self._host, self._port, context=self._tls)
+        else:
+            connection = http.client.HTTPConnection(self._host, self._port)
+        sock.settimeout(max(0.001, self._left()))
+        connection.sock = sock
+        return connection
+
+
+class _Exchange:
+    """One HTTP exchange, run in a thread of its own; see Jenkins._exchange()."""
+
+    def __init__(self, jenkins: Jenkins, method: str, path: str, body: "str | None", headers: "dict[str, str]") -> None:
+        self._jenkins = jenkins
+        self._request = method, path, body, headers
+        self.lock = threading.Lock()
+        self.answered = threading.Event()
+        self.complete = threading.Event()
+        self.abandoned = False
+        self.sending = False
+        self.reply: Reply | None = None
+        self.error: NotSent | Unanswered | None = None
+
+    def run(self) -> None:
+        connection = None
+        try:
+            connection = self._jenkins.connect()
+            with self.lock:
+                if self.abandoned:
+                    return
+                self.sending = True
+            connection.request(*self._request)
+            answer = connection.getresponse()
+            self.reply = Reply(answer.status, answer.headers)
+            self.answered.set()
+            while len(self.reply.body) < _BODY_BYTES:
+                piece = answer.read1(65536)
+                if not piece:
+                    break
+                self.reply.body += piece
+        except NotSent as error:
+            self.error = error
+        except Exception as error:  # noqa: BLE001 -- a thread's exception would be lost, and each means one of two things
+            if self.reply is None:
+                self.error = _explain(error, self._jenkins.where, self.sending)
+        finally:
+            self.answered.set()
+            self.complete.set()
+            if connection:
+                connection.close()
+
+
+def _explain(error: Exception, where: str, sending: bool) -> "NotSent | Unanswered":
+    # Only an OSError's words are known to hold nothing of what was sent.
+    words = (getattr(error, "verify_message", None) or error.strerror) if isinstance(error, OSError) else None
+    what = clean(f"{words or type(error).__name__} ({where})")
+    if sending:
+        return Unanswered(f"the connection broke before an answer: {what}")
+    if type(error).__module__ == "ssl":
+        return NotSent("tls", f"{what}: does ca_file hold the authority that signed the certificate?", again=False)
+    return NotSent("unreachable", f"could not connect: {what}")
+
+
+def _tls(ca_file: str) -> "ssl.SSLContext":
+    """Verified TLS; there is no way to switch it off."""
+    import ssl  # 10 ms that only https costs
+
+    try:
+        context = ssl.create_default_context(cafile=ca_file or None)
+    except OSError as error:
+        raise Misconfigured(f"ca_file {clean(ca_file)}: {error.strerror or error}: give a PEM file") from None
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+def _parse_url(url: str) -> "tuple[bool, str, int, str]":
+    """(https?, host, port, context path) of the controller's root."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise Misconfigured("url is not a URL: write https://HOST:PORT/ and the context path if there is one") from None
+    if parts.username is not None or parts.password is not None:
+        raise Misconfigured("url must not hold user:password@, it would end up in logs: use user and api_token_file")
+    plain = parts.scheme in ("http", "https") and url.isprintable() and not (parts.query or parts.fragment)
+    if not plain or not parts.hostname:
+        raise Misconfigured("url must be the controller's root, such as https://jenkins.example/ or …/jenkins/")
+    https = parts.scheme == "https"
+    return https, str(parts.hostname), port or (443 if https else 80), quote(parts.path.rstrip("/"), safe="/%")
+
+
+def _job_path(job: str) -> str:
+    """/job/A/job/B/ of "A/B"."""
+    return "".join(f"/job/{quote(name, safe='')}" for name in job.split("/")) + "/"
+
+
+def _crumb(reply: Reply) -> "dict[str, str]":
+    """The headers that show that who POSTs had fetched the crumb; it counts only with its session's cookie."""
+    given = reply.json()
+    field, crumb = str(given.get("crumbRequestField")), str(given.get("crumb"))
+    cookies = "; ".join(cookie.partition(";")[0] for cookie in reply.headers.get_all("Set-Cookie", []))
+    if not re.fullmatch(r"[\w.-]{1,100}", field, re.ASCII) or not (crumb + cookies).isprintable():
+        raise ValueError("its answer makes no sense")
+    return {field: crumb, "Cookie": cookies} if cookies else {field: crumb}
+
+
+def _queue_item(reply: Reply) -> "int | None":
+    """N of Location …/queue/item/N/. The rest of it is made of the request's Host header and must not be followed."""
+    match = re.search(r"/queue/item/(\d{1,18})/?$", reply.headers.get("Location") or "", re.ASCII)
+    return int(match[1]) if match else None
+
+
+def _advice(reply: Reply, anonymous: bool) -> str:
+    """What to configure, by status and the words on Jenkins' error page."""
+    page, location = reply.body.decode("utf-8", "replace"), reply.headers.get("Location") or ""
+    if "Invalid token" in page:
+        return "the job has another `token`, see its \"Trigger builds remotely\""
+    if "No valid crumb" in page:
+        return "set user and api_token_file" if anonymous else "a proxy loses the crumb's session: use api_token_file"
+    missing = reply.headers.get("X-Required-Permission")
+    if missing:
+        return f"the user lacks {clean(missing, 80)}"
+    if reply.status in (301, 302, 303, 307, 308):
+        # A veto sends to the job's page; a proxy that wants another scheme or host sends to the same path there.
+        if "/job/" in location and "buildWithParameters" not in location:
+            return "the queue did not take it: a plugin vetoes builds, or the job can't be built now"
+        if "login" in location.lower():
+            return "it is sent to a login page: url must lead to Jenkins itself, not through single sign-on"
+        return f"it is redirected to {clean(location.partition('?')[0], 120)}: set url to where that leads"
+    return _ADVICE.get(reply.status, "that is not how Jenkins answers: does url lead to it?")
+
+
+_ADVICE = {
+    400: "the job takes no parameters: it needs REQUEST_ID (checks/jenkins/lxc_provision.xml has it)",
+    401: "user or api_token_file is wrong",
+    403: "the job has another `token` or none was given, or the user may not build it (Job/Build)",
+    404: "there is no such job, or the user may not see it: check job, url (its context path), and Job/Read",
+    405: "the job can't be built like this: check that `job` is a job and no folder",
+    409: "the job is disabled",
+    500: "Jenkins failed on it: does the job have a parameter REQUEST_ID, and do choices allow the `parameters`?",
+}
+
+
+def _parameter(thing: object, name: str) -> object:
+    """The value of a parameter of a queue item or build, None where it has none."""
+    for action in _dicts(thing, "actions"):
+        for parameter in _dicts(action, "parameters"):
+            if parameter.get("name") == name:
+                return parameter.get("value")
+    return None
+
+
+def _declared(job: "dict[str, object]") -> "list[list[object]]":
+    return [[p.get("name") for p in _dicts(entry, "parameterDefinitions")] for entry in _dicts(job, "property")]
+
+
+def _dicts(parent: object, key: str) -> "list[dict[str, object]]":
+    value = parent.get(key) if isinstance(parent, dict) else None
+    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
+
+
+def _number(value: object) -> "int | None":
+    return value if type(value) is int else None

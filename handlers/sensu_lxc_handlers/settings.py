@@ -1,0 +1,247 @@
+"""What the operator wants: Sensu's JSON settings, made one, and the scope that a handler reads, checked key by key.
+
+Nothing is guessed: a key that is not known, a value of the wrong kind or a secret that can't be read is
+Misconfigured, with the key's name and what to write instead. No message ever contains a value of a secret.
+"""
+import json
+import os
+import re
+from collections import namedtuple
+
+from .outcome import Misconfigured, clean
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+DEFAULT_LEDGER = "/var/lib/sensu/sensu-lxc/ledger.sqlite"
+TOKEN_VARIABLE = "SENSU_LXC_JENKINS_TOKEN"
+API_TOKEN_VARIABLE = "SENSU_LXC_JENKINS_API_TOKEN"
+
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
+_GROUP_PLACEHOLDERS = ("check", "entity", "namespace")
+_PARAMETER_PLACEHOLDERS = (*_GROUP_PLACEHOLDERS, "group", "request_id")
+# Names that Jenkins takes for its own when they come in the form of buildWithParameters; REQUEST_ID is the handler's.
+_RESERVED_PARAMETERS = ("REQUEST_ID", "token", "cause", "delay", "json", "statusCode", "redirectTo", "Jenkins-Crumb")
+
+
+class JenkinsSettings(namedtuple(
+    "JenkinsSettings", "url job user token token_file api_token_file password_file parameters group cooldown max_age"
+    " timeout ledger ca_file")):  # fmt: skip
+    """The scope of handler_jenkins: durations in seconds, texts as they were given, "" where there was nothing."""
+
+    __slots__ = ()
+
+
+class Credentials(namedtuple("Credentials", "job_token login needs_crumb notes")):
+    """What proves who asks.
+
+    job_token    token of the job's "Trigger builds remotely", or ""
+    login        (user, API token or password), or None for an anonymous one
+    needs_crumb  True unless login holds an API token
+    notes        what an operator should know, sentences
+    """
+
+    __slots__ = ()
+
+
+def merge_files(paths: "Iterable[str]") -> "tuple[dict[str, object], list[str]]":
+    """One dictionary of all settings files, later ones winning, and notes on those that had to be skipped.
+
+    One malformed file of somebody else must not switch off every handler, so it is skipped and said. Objects are
+    merged key by key and lists joined, as Sensu does it.
+    """
+    settings: dict[str, object] = {}
+    notes = []
+    for path in paths:
+        try:
+            settings = _merge(settings, _read_object(path))
+        except Misconfigured as error:
+            notes.append(f"skipped {error}")
+    return settings, notes
+
+
+def read_file(path: str) -> "dict[str, object]":
+    """The settings of the one file that was named by --config, which therefore must be good."""
+    return _read_object(path)
+
+
+def with_subfolders(paths: "Iterable[str]", folder: str = "/etc/sensu/conf.d") -> "list[str]":
+    """paths, and every settings file anywhere below folder, in the order in which Sensu itself loads them."""
+    found = set(paths)
+    for parent, _, names in os.walk(folder):
+        found.update(os.path.join(parent, name) for name in names if name.endswith(".json"))
+    # config.json comes before the folder, which may override it.
+    return sorted(found, key=lambda path: (path.startswith(folder), path))
+
+
+def jenkins_settings(settings: "Mapping[str, object]", scope: str, where: str) -> JenkinsSettings:
+    """The scope of settings, which came from where (words for a message)."""
+    if scope not in settings:
+        example = f'{{"{scope}": {{"url": "https://jenkins.example/", "job": "lxc_provision", …}}}}'
+        raise Misconfigured(f"no \"{scope}\" in {where}: write {example}, or choose another scope with -j")
+    given = settings[scope]
+    if not isinstance(given, dict):
+        raise Misconfigured(f'"{scope}" in {where} must be an object, {{…}}')
+    for key in given:
+        if key not in JenkinsSettings._fields:
+            raise Misconfigured(f"{scope}.{clean(str(key), 60)} is not a setting; did you mean {_nearest(str(key))}?")
+    for key in ("url", "job"):
+        if not given.get(key):
+            raise Misconfigured(f"{scope}.{key} is missing")
+
+    def text(key: str, default: str = "") -> str:
+        value = given.get(key, default)
+        if not isinstance(value, str) or not value.isprintable():
+            raise Misconfigured(f"{scope}.{key} must be a text of one line")
+        return value
+
+    def seconds(key: str, default: float, low: float, high: float) -> float:
+        value = parse_duration(given.get(key, default))
+        if value is None or not low <= value <= high:
+            raise Misconfigured(f'{scope}.{key} must be a duration such as "90s", "10m" or "2h", {low:g}s to {high:g}s')
+        return value
+
+    job = text("job").strip("/")
+    if any(name in ("", ".", "..") for name in job.split("/")):
+        raise Misconfigured(f'{scope}.job must be the name of a job, or "folder/name"')
+    group = text("group", scope) or scope
+    _check_placeholders(f"{scope}.group", group, _GROUP_PLACEHOLDERS)
+    parsed = JenkinsSettings(
+        url=text("url"), job=job, user=text("user"), token=text("token"), token_file=text("token_file"),
+        api_token_file=text("api_token_file"), password_file=text("password_file"),
+        parameters=_parameters(f"{scope}.parameters", given.get("parameters", {})), group=group,
+        cooldown=seconds("cooldown", 600, 0, 30 * 86400), max_age=seconds("max_age", 7200, 60, 30 * 86400),
+        timeout=seconds("timeout", 10, 2, 600), ledger=text("ledger", DEFAULT_LEDGER) or DEFAULT_LEDGER,
+        ca_file=text("ca_file"),
+    )  # fmt: skip
+    for key in ("token_file", "api_token_file", "password_file", "ledger", "ca_file"):
+        path = getattr(parsed, key)
+        if path and not os.path.isabs(path):
+            raise Misconfigured(f"{scope}.{key} must be an absolute path: Sensu starts handlers in a folder of its own")
+    return parsed
+
+
+def credentials(settings: JenkinsSettings, environ: "Mapping[str, str]") -> Credentials:
+    """The secrets: each from its variable, else from its file, the job's token at last from the settings."""
+    notes: list[str] = []
+
+    def secret(variable: str, path: str) -> str:
+        return _printable(environ[variable], variable) if environ.get(variable) else _read_secret(path, notes)
+
+    job_token = secret(TOKEN_VARIABLE, settings.token_file) or _printable(settings.token, "token")
+    api_token = secret(API_TOKEN_VARIABLE, settings.api_token_file)
+    password = "" if api_token else _read_secret(settings.password_file, notes)
+    if settings.user and not (api_token or password):
+        raise Misconfigured(f"user is set, so api_token_file (or {API_TOKEN_VARIABLE}, or password_file) must be, too")
+    if (api_token or password) and not settings.user:
+        raise Misconfigured("an API token or password is set, so user must be, too")
+    if ":" in settings.user:
+        raise Misconfigured("user must not contain a colon: the token belongs into api_token_file")
+    login = (settings.user, api_token or password) if settings.user else None
+    return Credentials(job_token, login, not api_token, notes)
+
+
+def parse_duration(value: object) -> "float | None":
+    """Seconds of 90, "90", "90s", "10m", "2h" or "1d"; None where it is nothing of that."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, (int, float)):
+        return float(value)
+    if not isinstance(value, str):
+        return None
+    match = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,3})?)\s*([smhd]?)\s*", value, re.ASCII)
+    return float(match[1]) * _UNITS[match[2]] if match else None
+
+
+def fill(template: str, values: "Mapping[str, str]") -> str:
+    """template with its {names} replaced by values; what was checked when it was read can't be missing."""
+    return _PLACEHOLDER.sub(lambda match: values[match[1]], template)
+
+
+def _parameters(key: str, given: object) -> "dict[str, str]":
+    if not isinstance(given, dict):
+        raise Misconfigured(f"{key} must be an object of names and values")
+    parameters = {}
+    for name, value in given.items():
+        if name in _RESERVED_PARAMETERS or not name:
+            raise Misconfigured(f"{key} may not hold '{clean(name, 60)}', which the handler or Jenkins itself uses")
+        if isinstance(value, bool):
+            value = str(value).lower()
+        value = str(value) if isinstance(value, (int, float)) else value
+        # Lone surrogates are the one thing that JSON can hold and a form can't.
+        if not isinstance(value, str) or any("\ud800" <= c <= "\udfff" for c in name + value):
+            raise Misconfigured(f"{key}.{clean(name, 60)} must be a text, a number, true or false")
+        parameters[name] = value
+        _check_placeholders(f"{key}.{clean(name, 60)}", parameters[name], _PARAMETER_PLACEHOLDERS)
+    return parameters
+
+
+def _check_placeholders(key: str, template: str, known: "tuple[str, ...]") -> None:
+    for name in _PLACEHOLDER.findall(template):
+        if name not in known:
+            raise Misconfigured(f"{key} has {{{clean(name, 40)}}}, known are " + " ".join(f"{{{k}}}" for k in known))
+
+
+def _read_object(path: str) -> "dict[str, object]":
+    try:
+        with open(path, "rb") as file:
+            value = json.loads(file.read().decode().lstrip("\ufeff"))
+    except OSError as error:
+        raise Misconfigured(f"{clean(path)}: {error.strerror}") from None
+    except ValueError as error:
+        # A decoding error quotes the content, which may be a secret; a JSON error only says where and what.
+        what = str(error) if isinstance(error, json.JSONDecodeError) else "not UTF-8"
+        raise Misconfigured(f"{clean(path)}: not JSON, {what}") from None
+    except RecursionError:
+        raise Misconfigured(f"{clean(path)}: nested too deep") from None
+    if not isinstance(value, dict):
+        raise Misconfigured(f"{clean(path)}: must hold a JSON object, {{…}}")
+    return value
+
+
+def _merge(one: "dict[str, object]", two: "dict[str, object]") -> "dict[str, object]":
+    merged = dict(one)
+    for key, value in two.items():
+        old = merged.get(key)
+        if isinstance(old, dict) and isinstance(value, dict):
+            merged[key] = _merge(old, value)
+        elif isinstance(old, list) and isinstance(value, list):
+            merged[key] = old + [item for item in value if item not in old]
+        else:
+            merged[key] = value
+    return merged
+
+
+def _read_secret(path: str, notes: "list[str]") -> str:
+    if not path:
+        return ""
+    try:
+        with open(path, "rb") as file:
+            others = os.fstat(file.fileno()).st_mode & 0o007
+            content = file.read(65536)
+    except OSError as error:
+        raise Misconfigured(f"{clean(path)}: {error.strerror}, as user {os.geteuid()}") from None
+    try:
+        secret = content.decode().strip()
+    except UnicodeDecodeError:
+        raise Misconfigured(f"{clean(path)} must hold the secret as one line of text") from None
+    if not secret:
+        raise Misconfigured(f"{clean(path)} is empty: write the secret into it")
+    if others:
+        notes.append(f"everybody on this host can read the secret in {clean(path)}: chmod o= it")
+    return _printable(secret, clean(path))
+
+
+def _printable(secret: str, where: str) -> str:
+    if not secret.isprintable():
+        raise Misconfigured(f"{where} must hold the secret as one line of text, without control characters")
+    return secret
+
+
+def _nearest(word: str) -> str:
+    import difflib  # 10 ms that only a mistake costs
+
+    near = difflib.get_close_matches(word, JenkinsSettings._fields, 1, 0.6)
+    return near[0] if near else "one of " + ", ".join(JenkinsSettings._fields)

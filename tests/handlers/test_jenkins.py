@@ -1,0 +1,334 @@
+"""The client: what it makes of each answer, and that it ends in time. The stand-in's own scenarios are in
+test_handler_jenkins.py; here a server says what no healthy Jenkins would."""
+import json
+import socket
+import threading
+import time
+
+import pytest
+from sensu_lxc_handlers import jenkins as api
+from sensu_lxc_handlers.jenkins import Found, Jenkins, Unreadable
+from sensu_lxc_handlers.outcome import Misconfigured
+
+from tests.standin.jenkins import Jenkins as StandIn
+
+from .support import job_xml
+
+UP = "HTTP/1.1 403 Forbidden\r\nX-Jenkins: 2.568.2\r\nContent-Length: 0\r\n\r\n"
+LOGIN = ("sensu", "apitoken")
+ELSEWHERE = "https://jenkins.example/job/lxc_provision/buildWithParameters"
+
+
+class Scripted:
+    """Answers each connection with the next of some raw texts, and keeps what it was sent."""
+
+    def __init__(self, *answers):
+        self.received = []
+        self._answers = list(answers)
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self):
+        for answer in self._answers:
+            connection, _ = self._socket.accept()
+            with connection:
+                self.received.append(self._request(connection))
+                for piece in [answer] if isinstance(answer, str) else answer:
+                    try:
+                        connection.sendall(piece.encode())
+                    except OSError:
+                        break
+        self._socket.close()
+
+    @staticmethod
+    def _request(connection):
+        text = b""
+        while b"\r\n\r\n" not in text:
+            piece = connection.recv(65536)
+            if not piece:
+                return text.decode()
+            text += piece
+        head, _, body = text.partition(b"\r\n\r\n")
+        length = [int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if b"content-length" in line]
+        while length and len(body) < length[0]:
+            body += connection.recv(65536)
+        return (head + b"\r\n\r\n" + body).decode()
+
+
+def answer(status, headers="", body=""):
+    return f"HTTP/1.1 {status} X\r\n{headers}Content-Length: {len(body)}\r\n\r\n{body}"
+
+
+def client(url, login=LOGIN, needs_crumb=False, seconds=3.0, **options):
+    return Jenkins(url, login, needs_crumb, time.monotonic() + seconds, **options)
+
+
+def trigger(server, **options):
+    return client(server.url, **options).trigger("lxc_provision", {"REQUEST_ID": "r1", "token": "t0ken"})
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch):
+    monkeypatch.setattr(api, "_RETRY_PAUSES", (0.01, 0.01))
+
+
+def test_what_is_sent():
+    server = Scripted(answer(201, "Location: http://evil.example:9999/jenkins/queue/item/12/\r\n"))
+    assert trigger(server)[:2] == ("SENT", "sent")
+    (request,) = server.received
+    assert request.startswith("POST /job/lxc_provision/buildWithParameters HTTP/1.1\r\n")
+    assert request.endswith("\r\n\r\nREQUEST_ID=r1&token=t0ken")
+    assert "Authorization: Basic c2Vuc3U6YXBpdG9rZW4=" in request
+    assert "application/x-www-form-urlencoded" in request
+
+
+@pytest.mark.parametrize(
+    "location, item",
+    [
+        ("/queue/item/7/", 7),
+        ("https://x/jenkins/queue/item/7", 7),
+        ("https://x/job/lxc_provision/", None),
+        ("https://x/queue/item/abc/", None),
+        ("https://x/queue/item/99999999999999999999999/", None),
+    ],
+)
+def test_only_the_number_of_a_location_counts(location, item):
+    got = trigger(Scripted(answer(201, f"Location: {location}\r\n")))
+    assert (got.state, got.queue_item) == ("SENT", item)
+
+
+@pytest.mark.parametrize(
+    "answers, state, says",
+    [
+        ([answer(200, body="<html>log in</html>")], "REJECTED", "does url lead to it"),
+        ([answer(302, "Location: /job/lxc_provision/\r\n")], "REJECTED", "vetoes"),
+        ([answer(301, f"Location: {ELSEWHERE}?token=t0ken\r\n")], "REJECTED", f"redirected to {ELSEWHERE}: set url"),
+        ([answer(302, "Location: https://sso.example/login?from=x\r\n")], "REJECTED", "login page"),
+        ([answer(303, "Location: https://sso.example/\r\n")], "REJECTED", "redirected to https://sso.example/"),
+        ([answer(401), UP], "REJECTED", "user or api_token_file is wrong"),
+        ([answer(403, "X-Required-Permission: x.Item.Build\r\n"), UP], "REJECTED", "the user lacks x.Item.Build"),
+        ([answer(403, body="Invalid token provided."), UP], "REJECTED", "another `token`"),
+        ([answer(500), answer(200, "X-Jenkins: 2.462.3\r\n")], "REJECTED", "parameter REQUEST_ID"),
+        ([answer(403), answer(403)] * 3, "UNSENT", "Jenkins is starting"),
+        ([answer(401), answer(503)] * 3, "UNSENT", "Jenkins is starting"),
+        ([answer(500), ""] * 3, "UNSENT", "Jenkins is starting"),
+        ([answer(503)] * 3, "UNSENT", "Jenkins is starting"),
+        ([answer(503), answer(503), answer(201)], "SENT", "no queue item"),
+        ([answer(502)], "UNKNOWN", "answered 502"),
+        ([answer(504)], "UNKNOWN", "answered 504"),
+        ([""], "UNKNOWN", "RemoteDisconnected"),
+        (["HTTP/1.1 20"], "UNKNOWN", "broke before an answer"),
+        (["220 mail.example ESMTP\r\n"], "UNKNOWN", "BadStatusLine"),
+        (["HTTP/1.1 201 Created\r\nLocation: /queue/item/5/\r\nX-Cut"], "SENT", "queue item 5"),
+        ([answer(405)], "REJECTED", "no folder"),
+        ([answer(409)], "REJECTED", "disabled"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else value[0][9:12] or "closed",
+)
+def test_answers(answers, state, says):
+    server = Scripted(*answers)
+    got = trigger(server)
+    assert (got.state, says in got.text) == (state, True), got
+    assert "t0ken" not in got.text
+    # One request, but where it is certain that Jenkins did not take it.
+    assert sum(text.startswith("POST") for text in server.received) == 1 or state in ("UNSENT", "SENT")
+
+
+def test_nothing_is_sent_after_a_post_may_have_arrived():
+    server = Scripted("", answer(201), answer(201))
+    assert trigger(server).state == "UNKNOWN"
+    time.sleep(0.1)
+    assert len(server.received) == 1
+
+
+def test_a_crumb_goes_with_its_cookie():
+    crumb = json.dumps({"crumb": "c1", "crumbRequestField": "Jenkins-Crumb"})
+    cookies = "Set-Cookie: JSESSIONID.1=abc; Path=/; HttpOnly\r\nSet-Cookie: route=n1\r\n"
+    server = Scripted(answer(200, cookies, crumb), answer(201))
+    assert trigger(server, needs_crumb=True).state == "SENT"
+    assert "Jenkins-Crumb: c1" in server.received[1] and "Cookie: JSESSIONID.1=abc; route=n1" in server.received[1]
+
+
+@pytest.mark.parametrize(
+    "first, state",
+    [
+        (answer(404), "SENT"),  # crumbs are switched off
+        (answer(403), "SENT"),  # anonymous may not read; perhaps it may build
+        (answer(200, body="<html>"), "UNSENT"),
+        (answer(200, body='{"crumb": "a\\nb", "crumbRequestField": "x"}'), "UNSENT"),
+        (answer(200, body='{"crumb": "a", "crumbRequestField": "x: y"}'), "UNSENT"),
+        (answer(502), "UNSENT"),
+        ("", "UNSENT"),
+    ],
+)
+def test_crumbs_that_are_none(first, state):
+    server = Scripted(first, answer(201))
+    assert trigger(server, needs_crumb=True).state == state
+    assert len(server.received) == (2 if state == "SENT" else 1)
+
+
+# Time
+
+
+def test_a_name_server_that_stalls(monkeypatch):
+    server = Scripted(answer(201))
+    real = socket.getaddrinfo
+
+    def stalled(*arguments):
+        time.sleep(0.4)
+        return real(*arguments)
+
+    monkeypatch.setattr(socket, "getaddrinfo", stalled)
+    started = time.monotonic()
+    assert trigger(server, seconds=0.2)[:2] == ("UNSENT", "unreachable")
+    assert time.monotonic() - started < 0.35
+    time.sleep(0.4)
+    assert server.received in ([], [""])  # what was given up is not sent later
+
+
+def test_an_address_that_swallows_packets():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        fillers = []
+        for _ in range(4):
+            filler = socket.socket()
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+            fillers.append(filler)
+        started = time.monotonic()
+        got = client(f"http://127.0.0.1:{listener.getsockname()[1]}", seconds=0.3).trigger("j", {})
+        assert got[:2] == ("UNSENT", "unreachable") and time.monotonic() - started < 0.5
+        for filler in fillers:
+            filler.close()
+
+
+def slowly(text, seconds):
+    for character in text:
+        time.sleep(seconds)
+        yield character
+
+
+def test_an_answer_that_drips_before_its_status_is_unknown():
+    started = time.monotonic()
+    assert trigger(Scripted(slowly(answer(201), 0.05)), seconds=0.3).state == "UNKNOWN"
+    assert time.monotonic() - started < 0.5
+
+
+def test_a_body_that_drips_does_not_matter():
+    text = answer(201, "Location: /queue/item/3/\r\n").replace("Length: 0", "Length: 100")
+    started = time.monotonic()
+    got = trigger(Scripted([text, *slowly("x" * 20, 0)]), seconds=1)
+    assert (got.state, got.queue_item) == ("SENT", 3)
+    assert time.monotonic() - started < 1.2
+
+
+def test_nobody_listens():
+    got = client("http://127.0.0.1:1/").trigger("j", {})
+    assert got[:2] == ("UNSENT", "unreachable") and "Connection refused (127.0.0.1:1)" in got.text
+
+
+def test_a_name_that_does_not_exist():
+    assert client("http://jenkins.invalid/").trigger("j", {}).state == "UNSENT"
+
+
+def test_proxies_of_the_environment_are_not_asked(monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1/")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1/")
+    assert trigger(Scripted(answer(201))).state == "SENT"
+
+
+# Addresses
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://sensu:s3cret@jenkins/", "http://s3cret@jenkins/", "ftp://jenkins/", "jenkins:8080", "https://", "http://[::1",
+     "http://h:99999/", "http://h/?token=s3cret", "http://h/#s3cret", "http://h/\x7f"],
+)  # fmt: skip
+def test_urls_that_are_refused_without_repeating_them(url):
+    with pytest.raises(Misconfigured) as error:
+        client(url)
+    assert "url" in str(error.value) and "s3cret" not in str(error.value)
+
+
+def test_a_ca_file_that_is_none(tmp_path):
+    path = tmp_path / "ca.pem"
+    path.write_text("no certificate")
+    for name in (str(path), str(tmp_path / "missing.pem")):
+        with pytest.raises(Misconfigured, match="give a PEM file"):
+            client("https://127.0.0.1/", ca_file=name)
+
+
+# Looking for a request
+
+
+@pytest.fixture
+def standin(tmp_path):
+    with StandIn(work=tmp_path) as jenkins:
+        jenkins.create_job("A/lxc_provision", job_xml(quiet=30))
+        yield jenkins
+
+
+def find(standin, request_id="r1", user="builder", job="A/lxc_provision", since=None):
+    since = time.time() if since is None else since
+    return client(standin.url, standin.auth(user)).find_request(job, request_id, since)
+
+
+def test_found_in_the_queue_then_among_the_builds(standin):
+    assert find(standin) is None
+    sent = client(standin.url, standin.auth("builder")).trigger("A/lxc_provision", {"REQUEST_ID": "r1"})
+    assert find(standin) == Found(sent.queue_item, None)
+    assert find(standin, "r2") is None
+    standin.advance(31)
+    standin.wait_for_builds("A/lxc_provision", 1)
+    assert find(standin) == Found(sent.queue_item, 1)
+    standin.advance(400)
+    assert find(standin) == Found(sent.queue_item, 1)
+
+
+@pytest.mark.parametrize("user", ["blind", "discover"])
+def test_who_may_not_look_has_not_searched(standin, user):
+    with pytest.raises(Unreadable, match="answered 40[34]: the user needs Overall/Read and Job/Read"):
+        find(standin, user=user)
+
+
+def test_a_job_without_the_parameter_can_not_be_searched(standin):
+    standin.create_job("plain", job_xml(parameters=()))
+    with pytest.raises(Unreadable, match="no parameter REQUEST_ID"):
+        find(standin, job="plain")
+
+
+def page(oldest_seconds, count=100, request_id=None):
+    builds = [{"number": number, "timestamp": oldest_seconds * 1000, "actions": [{}, None]} for number in range(count)]
+    builds[-1]["actions"].append({"parameters": [{"name": "X"}, {"name": "REQUEST_ID", "value": request_id}]})
+    about = {"property": [{"parameterDefinitions": [{"name": "REQUEST_ID"}]}], "allBuilds": builds}
+    return answer(200, body=json.dumps(about))
+
+
+@pytest.mark.parametrize(
+    "pages, found",
+    [
+        ([page(10_000, 99)], None),
+        ([page(10_000), page(9_000), page(8_000, 1)], None),
+        ([page(10_000), page(1_000)], None),  # an hour before it was asked for is far enough
+        ([page(10_000), page(9_000, 7, "r1")], Found(None, 6)),
+    ],
+)
+def test_a_search_goes_back_far_enough(pages, found):
+    server = Scripted(answer(200, body='{"items": [null]}'), *pages)
+    assert client(server.url).find_request("j", "r1", 10_000) == found
+    assert len(server.received) == 1 + len(pages)
+    assert "%7B100%2C200%7D" in server.received[2].replace(",", "%2C") if len(pages) > 1 else True
+
+
+def test_a_search_that_is_cut_off_is_not_complete():
+    with pytest.raises(Unreadable):
+        client(Scripted(answer(200, body='{"items": []}'), page(10_000)).url, seconds=1).find_request("j", "r1", 10_000)
+
+
+@pytest.mark.parametrize("body", ["", "[]", "{}", "<html>", '{"items": 7}', '{"items": []}'])
+def test_lists_that_are_none(body):
+    with pytest.raises(Unreadable):
+        client(Scripted(answer(200, body=body), answer(200, body=body)).url).find_request("j", "r1", 0)

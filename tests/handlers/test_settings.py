@@ -1,0 +1,170 @@
+"""Settings: what is found where, and that nothing wrong is taken in silence."""
+import json
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sensu_lxc_handlers import settings
+from sensu_lxc_handlers.outcome import Misconfigured
+
+SMALLEST = {"url": "https://jenkins.example/", "job": "LXC Provision", "token": "t0ken"}
+
+
+def parsed(**scope):
+    return settings.jenkins_settings({"lxc_autoscale": {**SMALLEST, **scope}}, "lxc_autoscale", "a test")
+
+
+def test_as_little_as_the_original_had_is_enough():
+    wanted = parsed()
+    assert (wanted.job, wanted.cooldown, wanted.timeout, wanted.max_age) == ("LXC Provision", 600, 10, 7200)
+    assert (wanted.group, wanted.ledger) == ("lxc_autoscale", settings.DEFAULT_LEDGER)
+    known = settings.credentials(wanted, {})
+    assert (known.job_token, known.login, known.needs_crumb) == ("t0ken", None, True)
+
+
+@pytest.mark.parametrize(
+    "scope, says",
+    [
+        ({"cooldwon": "10m"}, "lxc_autoscale.cooldwon is not a setting; did you mean cooldown?"),
+        ({"\x1b[31m": 1}, "is not a setting; did you mean one of url, job"),
+        ({"url": ""}, "url is missing"),
+        ({"job": None}, "job is missing"),
+        ({"job": "a/../b"}, "job must be"),
+        ({"job": "a//b"}, "job must be"),
+        ({"job": 7}, "job must be a text"),
+        ({"user": "a\nb"}, "user must be a text of one line"),
+        ({"cooldown": "soon"}, 'cooldown must be a duration such as "90s"'),
+        ({"cooldown": -1}, "cooldown"),
+        ({"cooldown": True}, "cooldown"),
+        ({"timeout": 1}, "timeout must be"),
+        ({"timeout": float("nan")}, "timeout must be"),
+        ({"ledger": "ledger.sqlite"}, "ledger must be an absolute path"),
+        ({"parameters": ["A"]}, "parameters must be an object"),
+        ({"parameters": {"A": ["b"]}}, "parameters.A must be a text"),
+        ({"parameters": {"A": "\ud800"}}, "parameters.A must be a text"),
+        ({"parameters": {"REQUEST_ID": "x"}}, "may not hold 'REQUEST_ID'"),
+        ({"parameters": {"delay": "10"}}, "may not hold 'delay'"),
+        ({"parameters": {"A": "{entitty}"}}, "has {entitty}, known are {check}"),
+        ({"group": "{request_id}"}, "group has {request_id}"),
+    ],
+)
+def test_what_is_wrong_is_named(scope, says):
+    with pytest.raises(Misconfigured) as error:
+        parsed(**scope)
+    assert says in str(error.value) and str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("tree, says", [({}, "write {"), ({"lxc_autoscale": []}, "must be an object")])
+def test_no_scope(tree, says):
+    with pytest.raises(Misconfigured, match=says):
+        settings.jenkins_settings(tree, "lxc_autoscale", "a test")
+
+
+def test_parameters_are_texts():
+    given_ = {"TEMPLATE": "busybox", "MEMORY": 512, "START": True, "JSON": '{"a": 1}', "WHO": "{check}@{entity}"}
+    assert parsed(parameters=given_).parameters == {
+        "TEMPLATE": "busybox", "MEMORY": "512", "START": "true", "JSON": '{"a": 1}', "WHO": "{check}@{entity}"
+    }  # fmt: skip
+    assert settings.fill("{check}@{entity}", {"check": "{entity}", "entity": "b"}) == "{entity}@b"
+
+
+@pytest.mark.parametrize("text, seconds", [("10m", 600), ("90", 90), (90, 90), ("1.5h", 5400), (" 2 d ", 172800),
+                                           ("10 min", None), ("", None), (None, None), ("٣m", None)])  # fmt: skip
+def test_duration(text, seconds):
+    assert settings.parse_duration(text) == seconds
+
+
+@given(st.text() | st.floats() | st.integers() | st.none() | st.lists(st.integers()))
+def test_any_duration(value):
+    try:
+        assert parsed(cooldown=value).cooldown >= 0
+    except Misconfigured as error:
+        assert "cooldown" in str(error)
+
+
+# Secrets
+
+
+def write(path, text, mode=0o600):
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    os.chmod(path, mode)
+    return str(path)
+
+
+def test_variables_win_over_files_and_files_over_settings(tmp_path):
+    job, api = write(tmp_path / "job", " fromfile\n"), write(tmp_path / "api", "apifile\n", 0o640)
+    wanted = parsed(user="sensu", token_file=job, api_token_file=api)
+    known = settings.credentials(wanted, {})
+    assert known == settings.Credentials("fromfile", ("sensu", "apifile"), False, [])
+    environ = {settings.TOKEN_VARIABLE: "envjob", settings.API_TOKEN_VARIABLE: "envapi"}
+    assert settings.credentials(wanted, environ)[:2] == ("envjob", ("sensu", "envapi"))
+
+
+def test_a_password_needs_a_crumb(tmp_path):
+    known = settings.credentials(parsed(user="sensu", password_file=write(tmp_path / "p", "pässword")), {})
+    assert known.login == ("sensu", "pässword") and known.needs_crumb
+
+
+def test_a_secret_that_everybody_can_read_is_said(tmp_path):
+    known = settings.credentials(parsed(token_file=write(tmp_path / "t", "s3cret", 0o644)), {})
+    assert known.job_token == "s3cret"
+    assert known.notes == [f"everybody on this host can read the secret in {tmp_path}/t: chmod o= it"]
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"\xff\xfe", b"s3cret\nsecond line", b"s3cret\x00"])
+def test_a_file_that_holds_no_secret(tmp_path, content):
+    with pytest.raises(Misconfigured) as error:
+        settings.credentials(parsed(token_file=write(tmp_path / "t", content)), {})
+    assert f"{tmp_path}/t" in str(error.value) and "s3cret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "scope, says",
+    [
+        ({"token_file": "/nonexistent/token"}, "/nonexistent/token: No such file"),
+        ({"user": "sensu"}, "api_token_file"),
+        ({"user": "a:b", "password_file": "/etc/hostname"}, "colon"),
+        ({"password_file": "/etc/hostname"}, "user must be"),
+    ],
+)
+def test_incomplete_credentials(scope, says):
+    with pytest.raises(Misconfigured, match=says):
+        settings.credentials(parsed(**scope), {})
+
+
+# Files
+
+
+def test_files_are_merged_and_bad_ones_said(tmp_path):
+    one = write(tmp_path / "one.json", json.dumps({"lxc_autoscale": SMALLEST, "a": [{"x": 1}], "b": 1}))
+    two = write(tmp_path / "two.json", json.dumps({"lxc_autoscale": {"cooldown": "5m"}, "a": [{"x": 2}, {"x": 1}]}))
+    bad = [
+        write(tmp_path / "bad.json", '{"token": "s3cret" "x"}'),
+        write(tmp_path / "bytes.json", b'{"token": "s3cret\xff"}'),
+        write(tmp_path / "list.json", "[]"),
+        write(tmp_path / "deep.json", "[" * 100000),
+        str(tmp_path / "missing.json"),
+    ]
+    merged, notes = settings.merge_files([one, *bad, two])
+    assert merged == {"lxc_autoscale": {**SMALLEST, "cooldown": "5m"}, "a": [{"x": 1}, {"x": 2}], "b": 1}
+    assert len(notes) == 5 and all(note.startswith(f"skipped {path}: ") for note, path in zip(notes, bad))
+    assert "s3cret" not in "".join(notes)
+
+
+def test_conf_d_is_read_with_its_subfolders_after_config_json(tmp_path):
+    folder = tmp_path / "conf.d"
+    (folder / "sub" / "deeper").mkdir(parents=True)
+    for name in ("b.json", "sub/a.json", "sub/deeper/c.json", "sub/ignored.txt"):
+        (folder / name).write_text("{}")
+    config = str(tmp_path / "z-config.json")
+    found = settings.with_subfolders([str(folder / "b.json"), config], str(folder))
+    expected = [config, *(str(folder / name) for name in ("b.json", "sub/a.json", "sub/deeper/c.json"))]
+    assert found == expected
+
+
+def test_the_definition_in_checks_is_complete():
+    path = os.path.join(os.path.dirname(__file__), "..", "..", "checks", "handlers", "jenkins.json")
+    tree = settings.read_file(path)
+    wanted = settings.jenkins_settings(tree, "lxc_autoscale", path)
+    assert tree["handlers"]["jenkins"]["timeout"] > wanted.timeout
