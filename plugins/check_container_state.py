@@ -91,12 +91,14 @@ def judge(label: str, state: states.State, expected: str, defined: bool | None =
             f"runs on without its monitor, in {state.detail}; LXC calls it STOPPED, and starting it would start a "
             "second copy: end those processes first",
         )
+    unsure = ""
+    if state.name == "STOPPED" and defined is None:
+        unsure = ", if it exists: its definition can't be read by this user"
+        if expected != "RUNNING":
+            return Finding(State.UNKNOWN, label, f"STOPPED{unsure}")
     if state.name == expected:
         return Finding(State.OK, label, f"{state.name}{detail}")
-    unsure = "" if defined is not None else ", if it exists: its definition can't be read by this user"
     grade = State.WARNING if (expected, state.name) in PASSING else State.CRITICAL
-    if state.name == "STOPPED" and defined is None and expected != "RUNNING":
-        grade = State.UNKNOWN
     return Finding(grade, label, f"{state.name}{detail}, expected {expected}{unsure}")
 
 

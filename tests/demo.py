@@ -31,6 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DEFINITION = ROOT / "checks/standalone/check_memory_no_agent.json"
 JOB = ROOT / "checks/jenkins/lxc_provision.xml"
 LIMIT = 64 << 20
+PREFIX = f"demo{os.getpid()}"
 RECORDED = Path(__file__).resolve().parent / "recordings/demo-host"
 
 
@@ -100,8 +101,8 @@ def need(done: bool, words: str) -> None:
         raise SystemExit(f"\nThe demo stops here: {words}")
 
 
-def loop(name: str, job: str, root: str, job_environment: dict[str, str], made: list[str]) -> None:
-    """Steps 2 to 6. made: the names of new containers are appended, for the caller to remove."""
+def loop(name: str, job: str, root: str, job_environment: dict[str, str]) -> None:
+    """Steps 2 to 7."""
     client = {
         "name": "lxchost1", "address": "192.0.2.10", "subscriptions": ["lxc"],
         "lxc": {"container": name, "memory_warning": "75%", "memory_error": "90%"},
@@ -124,7 +125,7 @@ def loop(name: str, job: str, root: str, job_environment: dict[str, str], made: 
         config = Path(folder) / "lxc_autoscale.json"
         settings = {"url": jenkins.url, "job": "lxc_provision", "user": "builder", "api_token_file": str(secret),
                     "cooldown": "10m", "ledger": str(Path(folder) / "ledger.sqlite"),
-                    "parameters": {"TEMPLATE": "busybox", "NAME_PREFIX": "demo"}}  # fmt: skip
+                    "parameters": {"TEMPLATE": "busybox", "NAME_PREFIX": PREFIX}}  # fmt: skip
         config.write_text(json.dumps({"lxc_autoscale": settings}))
         show(json.dumps({**settings, "api_token_file": "…"}))
         step(4, "Sensu's server pipes the event into the handler")
@@ -134,10 +135,9 @@ def loop(name: str, job: str, root: str, job_environment: dict[str, str], made: 
         step(5, "Jenkins runs the job on the LXC host")
         build = jenkins.wait_for_builds("lxc_provision", 1, timeout=90)[0]
         show(build.log)
-        with contextlib.suppress(ValueError, KeyError):
-            lines = [line for line in build.log.splitlines() if line.startswith("{")]
-            made.append(json.loads(lines[-1])["name"] if lines else "")
-        need(build.result == "SUCCESS" and any(made), f"the build ended with {build.result}")
+        lines = [line for line in build.log.splitlines() if line.startswith("{")]
+        need(build.result == "SUCCESS" and bool(lines), f"the build ended with {build.result}")
+        new = json.loads(lines[-1])["name"]
         step(6, "The alert comes again: one incident, one container")
         later = json.loads(critical)
         later["occurrences"] = later["occurrences_watermark"] = 2
@@ -145,33 +145,32 @@ def loop(name: str, job: str, root: str, job_environment: dict[str, str], made: 
         run(f"handler_jenkins.py --config {config}", stdin=json.dumps(later))
         need(len(jenkins.builds("lxc_provision")) == 1, "a second build was made")
     step(7, "The next check sees both containers")
-    options = f"-n {name},{made[0]}" + (f" --root {shlex.quote(root)}" if root else "")
+    options = f"-n {name},{new}" + (f" --root {shlex.quote(root)}" if root else "")
     status, _ = run(f"check_container_state.py -v {options}")
     need(status == 0, "both containers should be RUNNING")
 
 
 @contextlib.contextmanager
-def removed_at_the_end(made: list[str]) -> Iterator[None]:
-    """Remove the containers whose names are in made, whatever happens."""
+def removed_at_the_end() -> Iterator[None]:
+    """Remove what the job made, also when it was interrupted before it could tell the name."""
     try:
         yield
     finally:
-        for name in filter(None, made):
+        for entry in os.scandir(LXCPATH):
             # Only what provision_container made, which leaves its mark in the container's directory.
-            if os.path.exists(f"{LXCPATH}/{name}/sensu-lxc.json"):
-                subprocess.run(["lxc-destroy", "-f", "-n", name], stdout=subprocess.DEVNULL, check=False, timeout=60)
+            if entry.name.startswith(f"{PREFIX}-") and os.path.exists(f"{entry.path}/sensu-lxc.json"):
+                subprocess.run(["lxc-destroy", "-f", "-n", entry.name], capture_output=True, check=False, timeout=60)
 
 
 def real() -> None:
     """The demo on real containers."""
     remove_abandoned()
-    made: list[str] = []
-    with removed_at_the_end(made), busybox("demo", limit_bytes=LIMIT) as container:
+    with removed_at_the_end(), busybox("demo", limit_bytes=LIMIT) as container:
         step(1, f"A busybox container {container.name} with a limit of {LIMIT >> 20} MiB fills its memory")
         container.fill(59 << 20)
         run(f"lxc-info -n {container.name}")
         path = os.pathsep.join([str(Path(sys.executable).parent), str(ROOT / "plugins"), os.environ["PATH"]])
-        loop(container.name, JOB.read_text(), "", {"PATH": path}, made)
+        loop(container.name, JOB.read_text(), "", {"PATH": path})
 
 
 def recorded(why: str) -> None:
@@ -189,7 +188,7 @@ def recorded(why: str) -> None:
             flags=re.DOTALL,
         )
         step(1, "A recorded container web1 has filled its 48 MiB")
-        loop("web1", job, str(host), {}, [])
+        loop("web1", job, str(host), {})
 
 
 def main() -> None:

@@ -104,6 +104,6 @@ def _receive(sock: Socket, received: bytearray, uid: int) -> Reply | None:
     except CannotObserve as error:
         return Reply(BROKEN, data=str(error).encode(), uid=uid)
     data = bytes(received[lxc_command.HEADER_SIZE :])
-    if len(data) < length and chunk:
-        return None
+    if len(data) < length:
+        return None if chunk else Reply(BROKEN, data=b"it closed the connection", uid=uid)
     return Reply("", status, value, data[:length], uid)

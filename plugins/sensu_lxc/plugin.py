@@ -29,6 +29,17 @@ _WIDTH = 100
 argparse._ = str  # type: ignore[attr-defined]
 
 
+def _say(words: str) -> bool:
+    """Write a line or more to stdout, whatever its encoding; False where that failed."""
+    data = words.encode("utf-8", "replace") + b"\n"
+    try:
+        while data:
+            data = data[os.write(1, data) :]
+    except OSError:
+        return False
+    return True
+
+
 def _sensu_plugin_check() -> Any:
     """sensu_plugin.check.SensuPluginCheck at a fifth of its price.
 
@@ -80,6 +91,15 @@ class StrictParser(argparse.ArgumentParser):
             formatter_class=_Formatter,
             allow_abbrev=False,
         )
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's, which drops the value of --option=-- together with its type's check (Python 3.11)."""
+        for word in args:
+            if word == "--":
+                break
+            if word.startswith("-") and word.endswith("--"):
+                self.error(f"{word} has no value but --")
+        return super().parse_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         raise Misuse(f"{message}; {self.prog} --help shows what it takes")
@@ -198,17 +218,6 @@ def _is_writable() -> bool:
         return bool(select.select([], [1], [], 0)[1])
     except (OSError, ValueError):
         return False
-
-
-def _say(words: str) -> bool:
-    """Write a line or more to stdout, whatever its encoding; False where that failed."""
-    data = words.encode("utf-8", "replace") + b"\n"
-    try:
-        while data:
-            data = data[os.write(1, data) :]
-    except OSError:
-        return False
-    return True
 
 
 def _flush_and_exit(status: int) -> NoReturn:

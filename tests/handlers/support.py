@@ -1,4 +1,5 @@
 """What the tests of the handlers share: events, settings, and a handler run as Sensu runs it."""
+
 import glob
 import json
 import os

@@ -1,4 +1,5 @@
 """Every recorded event of both Sensus with the decision that it must lead to, and what no Sensu would send."""
+
 import json
 
 import pytest

@@ -1,4 +1,5 @@
 """handler_jenkins run as Sensu runs it, against a stand-in that really queues and builds."""
+
 import glob
 import json
 import os

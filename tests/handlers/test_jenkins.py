@@ -1,5 +1,6 @@
 """The client: what it makes of each answer, and that it ends in time. The stand-in's own scenarios are in
 test_handler_jenkins.py; here a server says what no healthy Jenkins would."""
+
 import json
 import socket
 import threading

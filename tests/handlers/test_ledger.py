@@ -1,4 +1,5 @@
 """The ledger: one decision at a time, nothing lost, and a clear word when it can't be used."""
+
 import os
 import sqlite3
 import stat

@@ -1,4 +1,5 @@
 """The decision, as the pure function it is."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,5 @@
 """Settings: what is found where, and that nothing wrong is taken in silence."""
+
 import json
 import os
 

@@ -3,6 +3,7 @@
 Set JENKINS_URL, JENKINS_USER and JENKINS_API_TOKEN of somebody who may create, configure, build and delete jobs. It
 makes two jobs named sensu-lxc-test-..., never lets them run (their quiet period is an hour) and deletes them.
 """
+
 import os
 import re
 import secrets

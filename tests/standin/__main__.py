@@ -4,6 +4,7 @@
 
 prints one line of JSON: where it listens, who may build there, and the files with the secrets.
 """
+
 import argparse
 import json
 import os

@@ -1,4 +1,5 @@
 """Answers requests the way Jenkins does: who may do what, under which address, with which answer."""
+
 import base64
 import binascii
 import hashlib
@@ -611,4 +612,3 @@ class _Exchange:
         if build.building:
             headers.append(("X-More-Data", "true"))
         return text(shown.replace(b"\n", b"\r\n"), "text/plain;charset=utf-8", *headers)
-

@@ -1,4 +1,5 @@
 """The remote API's view of things: beans, and the tree parameter that picks from them."""
+
 import re
 from urllib.parse import quote
 from xml.sax.saxutils import escape

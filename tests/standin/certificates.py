@@ -1,4 +1,5 @@
 """Makes a certificate authority for a test, and a certificate of 127.0.0.1 by it."""
+
 import os
 import shutil
 import subprocess

@@ -1,4 +1,5 @@
 """A clock that runs, and can be pushed forward."""
+
 import threading
 import time
 

@@ -1,4 +1,5 @@
 """Reads the config.xml of a job, as far as the stand-in can honour it."""
+
 import re
 from collections import namedtuple
 from xml.etree import ElementTree

@@ -1,4 +1,5 @@
 """The queue and the executors: decides what becomes of a request to build."""
+
 import collections
 import secrets
 import threading

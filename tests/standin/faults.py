@@ -1,4 +1,5 @@
 """What can go wrong between a client and a controller."""
+
 import enum
 
 

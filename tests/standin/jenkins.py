@@ -8,6 +8,7 @@
 It queues, coalesces, delays, refuses, forgets and restarts as the recorded controllers did, and runs the shell steps
 for real. test_replay.py holds it to the recordings.
 """
+
 import shutil
 import tempfile
 import threading

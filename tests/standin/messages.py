@@ -1,4 +1,5 @@
 """Requests and responses, and the pages that they carry."""
+
 import collections
 import re
 from collections import namedtuple

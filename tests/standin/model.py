@@ -1,4 +1,5 @@
 """What a controller knows: users, jobs, queue items, builds."""
+
 import secrets
 from collections import namedtuple
 

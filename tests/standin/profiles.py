@@ -1,4 +1,5 @@
 """What differs between the versions of Jenkins that the stand-in plays, as seen in tests/recordings/jenkins."""
+
 from collections import namedtuple
 
 Profile = namedtuple(

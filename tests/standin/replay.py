@@ -4,6 +4,7 @@ A recording is a list of scenarios in the order in which they happened, with wha
 tables of steps below put that back: what the people of the lab did before a scenario. They look at its name only,
 never at its answer, so that a stand-in that answers wrongly is found.
 """
+
 import base64
 import contextlib
 import http.client

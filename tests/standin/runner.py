@@ -1,4 +1,5 @@
 """Runs the shell steps of a build, the way an agent does."""
+
 import base64
 import contextlib
 import os

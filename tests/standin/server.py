@@ -1,4 +1,5 @@
 """The listener: HTTP/1.1 with keep-alive, and the faults a network adds to it."""
+
 import contextlib
 import socket
 import socketserver

@@ -1,4 +1,5 @@
 """Clients written for real controllers do their main jobs with the stand-in, and trip where they trip there."""
+
 import os
 import subprocess
 import sys

@@ -1,4 +1,5 @@
 """The queue, the builds and the restarts of the stand-in, where the recordings do not show them."""
+
 import os
 import time
 
@@ -17,9 +18,7 @@ def jenkins(tmp_path):
 
 
 def post(jenkins, path, user="builder", **data):
-    return requests.post(
-        f"{jenkins.url}/{path}", data=data, auth=jenkins.auth(user), timeout=5, allow_redirects=False
-    )
+    return requests.post(f"{jenkins.url}/{path}", data=data, auth=jenkins.auth(user), timeout=5, allow_redirects=False)
 
 
 def get(jenkins, path, user="builder"):

@@ -1,4 +1,5 @@
 """Every fault reaches the client as what it says, with or without effect on the queue."""
+
 import http.client
 import ssl
 import threading

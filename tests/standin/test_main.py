@@ -1,4 +1,5 @@
 """`python -m tests.standin` serves, keeps its secrets to itself and leaves nothing behind."""
+
 import json
 import os
 import select

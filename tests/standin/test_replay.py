@@ -1,4 +1,5 @@
 """Holds the stand-in to the recordings of two real controllers, scenario by scenario."""
+
 import pytest
 
 from . import replay

@@ -62,7 +62,7 @@ def memberships(raw: bytes, path: str) -> dict[str, str]:
     if not raw.endswith(b"\n"):
         raise CannotObserve(f"{path} is cut off or empty: it ends in {quoted(raw[-40:])}")
     found: dict[str, str] = {}
-    for line in raw.decode("utf-8", "surrogateescape").splitlines():
+    for line in raw.decode("utf-8", "surrogateescape").rstrip("\n").split("\n"):
         fields = line.split(":", 2)
         if len(fields) != 3 or not fields[2].startswith("/"):
             raise CannotObserve(

@@ -6,7 +6,7 @@ from __future__ import annotations
 def settings(raw: bytes) -> list[tuple[str, str]]:
     """(key, value) in the order of the file, where the later one counts; comments and other lines are passed over."""
     found = []
-    for line in raw.decode("utf-8", "surrogateescape").splitlines():
+    for line in raw.decode("utf-8", "surrogateescape").rstrip("\n").split("\n"):
         key, equals, value = line.partition("=")
         if equals and not key.lstrip().startswith("#"):
             found.append((key.strip(), value.strip().strip("\"'")))
@@ -16,7 +16,7 @@ def settings(raw: bytes) -> list[tuple[str, str]]:
 def proxmox_onboot(raw: bytes) -> bool:
     """Whether a Proxmox container starts with its host: onboot: 1 before the first [snapshot]."""
     onboot = False
-    for line in raw.decode("utf-8", "surrogateescape").splitlines():
+    for line in raw.decode("utf-8", "surrogateescape").rstrip("\n").split("\n"):
         if line.startswith("["):
             break
         key, colon, value = line.partition(":")

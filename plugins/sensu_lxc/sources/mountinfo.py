@@ -18,7 +18,7 @@ def cgroup_mounts(raw: bytes, path: str) -> dict[str, Mount]:
     if not raw.endswith(b"\n"):
         raise CannotObserve(f"{path} is cut off or empty")
     found: dict[str, Mount] = {}
-    for line in raw.decode("utf-8", "surrogateescape").splitlines():
+    for line in raw.decode("utf-8", "surrogateescape").rstrip("\n").split("\n"):
         before, separator, after = line.partition(" - ")
         if not after.startswith("cgroup"):
             continue

@@ -1,0 +1,583 @@
+#!/usr/bin/env python3
+"""Make one container for one request, however often and from how many places at once the request comes."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import sys
+from argparse import ArgumentTypeError
+from collections import namedtuple
+from time import monotonic, sleep, time
+
+from sensu_lxc import commands, inventory, monitor, owned, plugin, states
+from sensu_lxc.errors import CannotObserve, NotThere
+from sensu_lxc.host import Host
+from sensu_lxc.levels import duration
+from sensu_lxc.owned import CannotAct
+from sensu_lxc.render import text
+from sensu_lxc.sources import addresses, lxc_command, ownership
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+    from typing import Any
+
+    from sensu_lxc.sources.ownership import Record
+
+DONE, FAILED, REFUSED = 0, 1, 3
+START_LOG = "lxc-start.log"
+EXAMPLE = """\
+  provision_container.py --request-id web-17 --template busybox --wait-for-ip
+  provision_container.py --request-id web-17 --clone golden-web --name-prefix web --wait-for-ip 1m
+  provision_container.py --request-id db-3 --template download -- --dist debian --release bookworm --arch amd64
+
+The container's name is PREFIX-HASH, with a hash of the request id. A second run of the same id, also at the same time,
+finds the container of the first, starts it where it was stopped, and prints the same with "created": false. Which id a
+container was made for stands in its sensu-lxc.json; a container without that is somebody else's and never touched.
+
+stdout: one JSON line: name, request_id, lxcpath, state, created, init_pid, ips, seconds; after a failure name,
+        request_id, lxcpath, error, left (the directories of what this request left behind), seconds
+stderr: what is done, the output of lxc-create and, after a failure, one sentence
+status: 0 the container runs; 1 failed on the way; 3 refused, and nothing was touched: the options make no sense,
+        LXC or the permission is missing, or the name is somebody else's
+
+A container that never came up is removed again, also after SIGTERM; what a kill -9 left is redone by the next run."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}", re.ASCII)
+_PREFIX = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?", re.ASCII)
+_TEMPLATE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", re.ASCII)
+_STEP_SECONDS = 0.05
+# A container whose init ends at once was RUNNING for a moment.
+_PROOF_SECONDS = 0.2
+_MONITOR_SECONDS = 2.0
+_LXC_CONFIG_SECONDS = 10.0
+_PASSING = ("STARTING", "STOPPING", "ABORTING", "FREEZING", "THAWED", states.UNRESPONSIVE)
+
+# name: of the container; made_from: see ownership.Record; argv: what makes it.
+Plan = namedtuple("Plan", "name lxcpath request_id made_from argv")
+
+
+class Refused(Exception):
+    """Nothing was touched, and the message says why."""
+
+
+class Stop:
+    """Whether we were asked to end. A signal only sets it, so that no step is torn apart."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def watch(self) -> None:
+        """Take SIGTERM (Jenkins' abort), SIGINT and SIGHUP as a wish to end."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._note)
+
+    def __call__(self) -> bool:
+        return self.number != 0
+
+    def _note(self, number: int, frame: object) -> None:
+        self.number = self.number or number
+
+    @property
+    def name(self) -> str:
+        """What asked us to end."""
+        return signal.Signals(self.number).name
+
+
+def name_of(prefix: str, request_id: str) -> str:
+    """The container's name: fit for LXC, a host name and a Sensu entity; at most 57 letters.
+
+    80 bits of SHA-256 without a dash in them, so that no other prefix and id make the same name; that an id is the one
+    it was made for is verified all the same.
+    """
+    from base64 import b32encode
+    from hashlib import sha256
+
+    return f"{prefix}-{b32encode(sha256(request_id.encode()).digest()[:10]).decode().lower()}"
+
+
+def _a_request_id(text: str) -> str:
+    if _REQUEST_ID.fullmatch(text) is None:
+        raise ArgumentTypeError(f"{_quoted(text)} is no request id: 1 to 128 letters, digits, _ . or -")
+    return text
+
+
+def _a_prefix(text: str) -> str:
+    if _PREFIX.fullmatch(text) is None:
+        raise ArgumentTypeError(f"{_quoted(text)} is no prefix: 1 to 40 of a-z, 0-9 and - (not at its ends)")
+    return text
+
+
+def _a_template(text: str) -> str:
+    if text == "none":
+        raise ArgumentTypeError("'none' makes a container without a root filesystem, which would run on the host's")
+    if _TEMPLATE.fullmatch(text) is None:
+        raise ArgumentTypeError(
+            f"{_quoted(text)} is no template's name: letters, digits, _ and -; a file is given by --template-path"
+        )
+    return text
+
+
+def _a_source(text: str) -> str:
+    if _NAME.fullmatch(text) is None:
+        raise ArgumentTypeError(f"{_quoted(text)} is no container's name: letters, digits, _ . and -")
+    return text
+
+
+def _quoted(text: str) -> str:
+    return ascii(text if len(text) <= 40 else text[:40] + "...")
+
+
+def parser() -> plugin.StrictParser:
+    """The command line, without the template's own arguments."""
+    made = plugin.StrictParser(f"{__doc__}\n\nNeeds root, or an lxcpath of one's own.", EXAMPLE)
+    made.prog = "provision_container.py"
+    made.usage = "%(prog)s --request-id ID (--template NAME | --clone NAME) [options] [-- template arguments]"
+    add = made.add_argument
+    add("--request-id", metavar="ID", type=_a_request_id, required=True, help="what the container is made for, once")
+    source = made.add_mutually_exclusive_group(required=True)
+    source.add_argument("--template", metavar="NAME", type=_a_template, help="make it with lxc-create -t NAME")
+    source.add_argument("--template-path", metavar="FILE", help="likewise, with a template that LXC does not ship")
+    source.add_argument("--clone", metavar="NAME", type=_a_source, help="make it with lxc-copy of a stopped container")
+    add("--name-prefix", metavar="PREFIX", type=_a_prefix, default="auto", help="what its name begins with (auto)")
+    add("--config", metavar="FILE", help="configuration to begin with, instead of /etc/lxc/default.conf")
+    add("-P", "--lxcpath", metavar="DIR", help="where to make it; default: what lxc-config lxc.lxcpath says")
+    add(
+        "--wait-for-ip", metavar="TIME", type=duration, nargs="?", const=30.0,
+        help="wait until it has an address, that long (default 30s)",
+    )  # fmt: skip
+    add(
+        "--timeout", metavar="TIME", type=duration, default=300.0,
+        help="give up making and starting it after that long (default: 5m); waiting for an address comes on top",
+    )  # fmt: skip
+    add("--keep", action="store_true", help="keep what never came up, to look at it; the next run goes on with it")
+    add("--dry-run", action="store_true", help="say what would be done")
+    return made
+
+
+def validated(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """(options, the template's arguments). Raises plugin.Misuse."""
+    given = list(arguments)
+    cut = given.index("--") if "--" in given else len(given)
+    for one in given[:cut]:
+        if one.endswith("=--") or one == "-P--":  # argparse drops such a value, and with it the check of its type
+            raise plugin.Misuse(f"{text(one)} has no value; provision_container.py --help shows what it takes")
+    options, template_arguments = parser().parse_args(given[:cut]), given[cut + 1 :]
+    if options.clone is not None and (options.config is not None or template_arguments):
+        raise plugin.Misuse("a clone has the config of its source: leave out --config and what stands after --")
+    for name in ("template_path", "config"):
+        path = getattr(options, name)
+        if path is not None:
+            setattr(options, name, _trusted_file(path, "--" + name.replace("_", "-")))
+    if options.template_path is not None and not os.access(options.template_path, os.X_OK):
+        raise plugin.Misuse(f"--template-path {options.template_path} is not executable; chmod +x it")
+    if options.lxcpath is not None:
+        if not options.lxcpath.startswith("/"):
+            raise plugin.Misuse(f"--lxcpath {text(options.lxcpath)} is not absolute; write for example -P /var/lib/lxc")
+        options.lxcpath = "/" + os.path.normpath(options.lxcpath).strip("/")
+    return options, template_arguments
+
+
+def _trusted_file(path: str, option: str) -> str:
+    """The real path of a file that nobody else can write: a template, and hooks in a config, run with our rights."""
+    real = os.path.realpath(path)
+    try:
+        about = os.stat(real)
+    except OSError as error:
+        raise plugin.Misuse(f"{option} {text(path)} can't be read: {error.strerror}") from None
+    if not os.path.isfile(real):
+        raise plugin.Misuse(f"{option} {text(path)} is no file")
+    if about.st_uid not in (0, os.geteuid()) or about.st_mode & 0o022:
+        raise plugin.Misuse(f"{option} {text(path)} can be changed by others; chown it to root and chmod go-w it")
+    return real
+
+
+def plan(options: argparse.Namespace, template_arguments: Sequence[str], lxcpath: str) -> Plan:
+    """What is to be made, and by which command."""
+    name = name_of(options.name_prefix, options.request_id)
+    if options.clone is not None:
+        made_from = {"clone": options.clone}
+        argv = ["lxc-copy", "-n", options.clone, "-P", lxcpath, "-p", lxcpath, "-N", name]
+    else:
+        template = options.template or options.template_path
+        made_from = {"template": template}
+        argv = ["lxc-create", "-n", name, "-P", lxcpath, "-t", template]
+        if options.config is not None:
+            argv += ["-f", options.config]
+        if template_arguments:
+            argv += ["--", *template_arguments]
+    return Plan(name, lxcpath, options.request_id, made_from, argv)
+
+
+class Provisioning:
+    """The way from a request to a container that runs."""
+
+    def __init__(self, host: Host, plan: Plan, options: argparse.Namespace, stop: Stop) -> None:
+        self.host = host
+        self.plan = plan
+        self.options = options
+        self.stop = stop
+        self.directory = f"{plan.lxcpath}/{plan.name}"
+        self.deadline = monotonic() + options.timeout
+        self.lock = -1
+        self.tried = False
+        self.touched = False
+
+    def run(self) -> dict[str, Any]:
+        """Have the container run. Raises Refused, CannotAct or CannotObserve; see `tried` and `touched`."""
+        with owned.lock(self.plan.lxcpath, self.plan.name, self.options.timeout, self.stop) as self.lock:
+            record = self._ours()
+            self.tried = True
+            try:
+                made = record is None
+                if record is None:
+                    record = self._make()
+                elif record.state != ownership.READY:
+                    self.touched = True  # it never came up, so it is ours to remove where it doesn't now
+                self._bring_up()
+                pid, ips = self._until_reachable()
+                if record.state != ownership.READY:
+                    self._remember(record._replace(state=ownership.READY))
+            except BaseException as problem:
+                raise self._undone(problem) from problem
+        return {"state": "RUNNING", "created": made, "init_pid": pid, "ips": ips}
+
+    def left(self) -> list[str]:
+        """The directory of what this request left behind, if it did."""
+        try:
+            record = owned.record(self.host, self.directory)
+            return [self.directory] if record is not None and record.request_id == self.plan.request_id else []
+        except CannotObserve:
+            return [self.directory] if self.touched else []
+
+    def _ours(self) -> Record | None:
+        """The record of the container where it is there and whole; half of one is removed. Raises Refused."""
+        plan = self.plan
+        there = os.path.lexists(self.directory)
+        try:
+            record = owned.record(self.host, self.directory) if there else None
+        except CannotObserve as problem:
+            raise Refused(f"{self.directory} is there and can't be told to be of this request: {problem}") from None
+        seen = owned.state(self.host, plan.lxcpath, plan.name)
+        if record is None:
+            if there and not _is_empty(self.directory):
+                raise Refused(f"{self.directory} is there and was not made by sensu-lxc, so it is not touched")
+            if seen.name != "STOPPED":
+                raise Refused(f"a container {plan.name} without a directory is {seen.name}; it is not touched")
+            return None
+        if record.request_id != plan.request_id:
+            raise Refused(
+                f"{self.directory} was made for the request {_quoted(record.request_id)}, so it is not touched; give "
+                "another --name-prefix"
+            )
+        if record.state == ownership.CREATING:
+            say(f"an earlier run of this request was killed half-way; removing what it left of {plan.name}")
+            self.touched = True
+            owned.remove(self.host, plan.lxcpath, plan.name)
+            return None
+        if record.made_from != plan.made_from:
+            was = " ".join(f"{key} {value}" for key, value in record.made_from.items())
+            say(f"{plan.name} is there already, made from {text(was)}; a request is answered once")
+        return record
+
+    def _make(self) -> Record:
+        plan = self.plan
+        if "clone" in plan.made_from:
+            self._check_source(plan.made_from["clone"])
+        record = ownership.Record(plan.request_id, ownership.CREATING, plan.made_from, round(time(), 3))
+        try:
+            owned.claim(plan.lxcpath, plan.name, record)
+        except OSError as error:
+            raise CannotAct(f"cannot make {self.directory}: {error.strerror}") from None
+        self.touched = True
+        say(f"making {plan.name}: {shlex.join(plan.argv)}")
+        done = self._run(plan.argv, keep_open=[self.lock])
+        if done.status or done.why:
+            raise CannotAct(f"{plan.argv[0]} {done}; the lines above say why")
+        self._check_made()
+        record = record._replace(state=ownership.CREATED)
+        self._remember(record)
+        return record
+
+    def _check_source(self, source: str) -> None:
+        """lxc-copy takes stopped containers only, and says so after it has begun."""
+        if not owned.find(self.host, self.plan.lxcpath, source).defined:
+            raise Refused(f"there is no container {source} in {self.plan.lxcpath} to clone")
+        seen = owned.state(self.host, self.plan.lxcpath, source)
+        if seen.name != "STOPPED":
+            raise Refused(
+                f"{source} is {seen.name}, and only a stopped container can be cloned: stop it, or keep a stopped copy "
+                f"of it to clone from (lxc-stop -n {source}; lxc-copy -n {source} -N golden-{source})"
+            )
+
+    def _check_made(self) -> None:
+        container = owned.find(self.host, self.plan.lxcpath, self.plan.name)
+        rootfs = owned.root_filesystem(inventory.config(self.host, container))
+        if rootfs is None:
+            raise CannotAct(f"{self.plan.name} has no root filesystem of its own, so it would run on the host's")
+        source = self.plan.made_from.get("clone")
+        if source is not None:
+            original = owned.find(self.host, self.plan.lxcpath, source)
+            if rootfs == owned.root_filesystem(inventory.config(self.host, original)):
+                raise CannotAct(f"the clone still has the root filesystem of {source}, {rootfs}")
+
+    def _remember(self, record: Record) -> None:
+        try:
+            owned.write_record(self.directory, record)
+        except OSError as error:
+            raise CannotAct(f"cannot write {self.directory}/{ownership.FILE}: {error.strerror}") from None
+
+    def _bring_up(self) -> None:
+        plan = self.plan
+        started = False
+        while (seen := owned.state(self.host, plan.lxcpath, plan.name)).name != "RUNNING":
+            if seen.name == "STOPPED":
+                if started:
+                    raise CannotAct(f"{plan.name} stopped again right after its start")
+                self._start()
+                started = True
+                self._pause(_PROOF_SECONDS, "")
+            elif seen.name == states.ORPHANED:
+                raise Refused(
+                    f"{plan.name} runs on without its monitor, in {seen.detail}; starting it would start a second copy "
+                    "on the same root filesystem: end those processes first"
+                )
+            elif seen.name in _PASSING:
+                self._pause(_STEP_SECONDS, f"{plan.name} is still {seen.name} after {self.options.timeout:g} s")
+            else:
+                raise Refused(f"{plan.name} is {seen.name}, which serves nobody; lxc-unfreeze -n {plan.name} ends that")
+
+    def _start(self) -> None:
+        plan = self.plan
+        say(f"starting {plan.name}")
+        self.touched = True
+        # In the container's directory, as the monitor goes on to write there and it is to go with the container.
+        log = f"{self.directory}/{START_LOG}"
+        size = _size(log)
+        done = self._run(["lxc-start", "-n", plan.name, "-P", plan.lxcpath, "-d", "-o", log, "-l", "ERROR"])
+        if done.status or done.why:
+            for line in _errors(log, size):
+                say(line)
+            raise CannotAct(f"lxc-start {done}; the lines above say why")
+
+    def _until_reachable(self) -> tuple[int, list[str]]:
+        """(pid of its init, its addresses), once it has one where that was asked for."""
+        plan, seconds = self.plan, self.options.wait_for_ip
+        if seconds is not None:
+            say(f"waiting for an address of {plan.name}")
+            self.deadline = monotonic() + seconds
+        while True:
+            pid = self._init_pid()
+            ips = self._ips(pid) if pid else []
+            if pid and (ips or seconds is None):
+                break
+            if owned.state(self.host, plan.lxcpath, plan.name).name in ("STOPPED", states.ORPHANED):
+                raise CannotAct(f"{plan.name} stopped again")
+            waited = self.options.timeout if seconds is None else seconds
+            self._pause(
+                _STEP_SECONDS, f"{plan.name} runs, but has no {'address' if pid else 'init'} after {waited:g} s"
+            )
+        return pid, ips
+
+    def _init_pid(self) -> int:
+        container = owned.find(self.host, self.plan.lxcpath, self.plan.name)
+        reply = monitor.ask_one(container.address, lxc_command.GET_INIT_PID, _MONITOR_SECONDS)
+        pid: int = reply.value
+        return pid if not reply.problem and reply.status == 0 and 0 < pid < 2**31 else 0
+
+    def _ips(self, pid: int) -> list[str]:
+        try:
+            if os.readlink(f"/proc/{pid}/ns/net") == os.readlink("/proc/self/ns/net"):
+                if self.options.wait_for_ip is None:
+                    return []  # what is seen there is the host's
+                raise CannotAct(f"{self.plan.name} shares the host's network, so it has no address of its own")
+        except OSError:
+            pass  # it has just ended, or is another user's
+        return own_addresses(self.host, pid)
+
+    def _run(self, argv: Sequence[str], keep_open: Sequence[int] = ()) -> commands.Finished:
+        if self.stop():
+            raise CannotAct(f"interrupted by {self.stop.name}")
+        try:
+            done = commands.run(argv, max(0.0, self.deadline - monotonic()), stop=self.stop, keep_open=keep_open)
+        except commands.CannotRun as error:
+            raise CannotAct(str(error)) from None
+        if self.stop():
+            raise CannotAct(f"interrupted by {self.stop.name}")
+        if done.why:
+            raise CannotAct(f"{argv[0]} was not done after {self.options.timeout:g} s; give it longer with --timeout")
+        return done
+
+    def _pause(self, seconds: float, too_late: str) -> None:
+        if self.stop():
+            raise CannotAct(f"interrupted by {self.stop.name}")
+        if too_late and monotonic() >= self.deadline:
+            raise CannotAct(too_late)
+        sleep(seconds)
+
+    def _undone(self, problem: BaseException) -> BaseException:
+        """Remove a container that never came up; the problem, with what became of that."""
+        if not self.touched or self.options.keep:
+            return problem
+        try:
+            record = owned.record(self.host, self.directory)
+            if record is not None and record.request_id == self.plan.request_id and record.state != ownership.READY:
+                say(f"removing {self.plan.name}, which never came up")
+                owned.remove(self.host, self.plan.lxcpath, self.plan.name)
+        except (CannotAct, CannotObserve) as also:
+            return CannotAct(f"{problem}; {also}")
+        return problem
+
+
+def own_addresses(host: Host, pid: int) -> list[str]:
+    """The addresses of a process's network namespace that others can reach it at, IPv4 first."""
+    found = []
+    for name, parse in (("fib_trie", addresses.ipv4), ("if_inet6", addresses.ipv6)):
+        path = f"/proc/{pid}/net/{name}"
+        try:
+            found += parse(host.read(path), path)
+        except NotThere:  # a kernel without that protocol, or a container that has just ended
+            continue
+    return found
+
+
+def lxcpath_of_host() -> str:
+    """Where this user's LXC keeps containers. Raises Refused."""
+    try:
+        done = commands.run(["lxc-config", "lxc.lxcpath"], _LXC_CONFIG_SECONDS, capture=True)
+    except commands.CannotRun as error:
+        raise Refused(str(error)) from None
+    path: str = done.output.decode("utf-8", "surrogateescape").strip().rstrip("/")
+    if done.status or not path.startswith("/"):
+        raise Refused("lxc-config does not tell where the containers are; name it with -P, for example -P /var/lib/lxc")
+    return path
+
+
+def check_permitted(lxcpath: str) -> None:
+    """Raise Refused where containers can't be made in lxcpath."""
+    if lxcpath in inventory.LXD_PATHS:
+        raise Refused(f"{lxcpath} is LXD's; containers in it are made with `lxc launch` or by its API")
+    if os.path.isdir(lxcpath) and os.access(lxcpath, os.W_OK | os.X_OK):
+        return
+    if os.geteuid() == 0 or (not os.path.lexists(lxcpath) and os.access(os.path.dirname(lxcpath), os.R_OK)):
+        raise Refused(f"{lxcpath} is no directory that can be written; name the lxcpath with -P")
+    raise Refused(
+        f"user {os.geteuid()} may not make containers in {lxcpath}: run it as root (sudo -n), or name an lxcpath of "
+        "that user's own with -P"
+    )
+
+
+def _is_empty(directory: str) -> bool:
+    try:
+        return not os.path.islink(directory) and not os.listdir(directory)
+    except OSError:
+        return False
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
+
+
+def _errors(path: str, start: int) -> list[str]:
+    """What LXC wrote to its log as errors since it was `start` bytes long."""
+    try:
+        with open(path, errors="replace") as file:
+            file.seek(start)
+            return [line.strip() for line in file if " ERROR " in line]
+    except OSError:
+        return []
+
+
+def say(sentence: str) -> None:
+    """Tell whoever reads the build's console."""
+    _write(2, f"provision_container: {text(sentence, 2000)}\n")
+
+
+def _write(descriptor: int, words: str) -> bool:
+    data = words.encode("utf-8", "replace")
+    try:
+        while data:
+            data = data[os.write(descriptor, data) :]
+    except OSError:
+        return False
+    return True
+
+
+def provision(arguments: Sequence[str], stop: Stop) -> tuple[int, dict[str, Any]]:
+    """(exit status, what the JSON line says), whatever happens."""
+    began = monotonic()
+    answer: dict[str, Any] = {"name": None, "request_id": None, "lxcpath": None}
+    work = None
+    try:
+        options, template_arguments = validated(arguments)
+        lxcpath = options.lxcpath or lxcpath_of_host()
+        todo = plan(options, template_arguments, lxcpath)
+        answer = {"name": todo.name, "request_id": todo.request_id, "lxcpath": lxcpath}
+        check_permitted(lxcpath)
+        work = Provisioning(Host(), todo, options, stop)
+        answer.update(dry_run(work) if options.dry_run else work.run())
+        status = DONE
+    except Exception as problem:
+        known = isinstance(problem, (Refused, CannotAct, CannotObserve, plugin.Misuse))
+        error = text(str(problem), 1000) if known else text(_fault(problem), 1000)
+        tried = work is not None and (work.touched or (work.tried and not isinstance(problem, Refused)))
+        status = FAILED if tried else REFUSED
+        left = work.left() if work is not None else []
+        answer.update(error=error, left=left)
+        rest = f"; left: {', '.join(left)}" if left else "; nothing is left of it" if status == FAILED else ""
+        say(error + rest)
+    answer["seconds"] = round(monotonic() - began, 3)
+    return status, answer
+
+
+def dry_run(work: Provisioning) -> dict[str, Any]:
+    """What would be done now. Raises as Provisioning.run does, but touches nothing."""
+    plan, would = work.plan, []
+    record = owned.record(work.host, work.directory)
+    seen = owned.state(work.host, plan.lxcpath, plan.name)
+    half_made = record is not None and record.request_id == plan.request_id and record.state == ownership.CREATING
+    if half_made:
+        would.append(f"remove the half-made {work.directory}")
+    elif record is not None or os.path.lexists(work.directory):
+        work._ours()  # raises where it is not
+    if record is None or half_made:
+        if "clone" in plan.made_from:
+            work._check_source(plan.made_from["clone"])
+        would.append(shlex.join(plan.argv))
+    if seen.name != "RUNNING":
+        would.append(shlex.join(["lxc-start", "-n", plan.name, "-P", plan.lxcpath, "-d"]))
+    return {"dry_run": True, "state": seen.name, "would": would}
+
+
+def _fault(error: BaseException) -> str:
+    """A fault of ours in one line that can be reported."""
+    trace, place = error.__traceback__, ""
+    while trace is not None:
+        place = f" at {os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return f"internal error, please report it: {type(error).__name__}: {error}{place}"
+
+
+def main() -> None:
+    """The console script."""
+    import json
+
+    os.umask(0o022)  # a container's files are to be the same whoever asked for it
+    stop = Stop()
+    stop.watch()
+    status, answer = provision(sys.argv[1:], stop)
+    if not _write(1, json.dumps(answer) + "\n"):
+        status = status or FAILED  # what could not be said did not happen to who waits for it
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

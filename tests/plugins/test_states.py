@@ -1,0 +1,169 @@
+"""What state containers are in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sensu_lxc import inventory, monitor, states
+from sensu_lxc.cgroups import Cgroups
+from sensu_lxc.errors import CannotObserve
+from sensu_lxc.host import Host
+from sensu_lxc.monitor import Reply
+
+from tests.plugins.trees import FAMILIES, LXC, Tree
+
+
+def look(tree: Tree, host: Host | None = None) -> dict[str, Any]:
+    host = host or Host(str(tree.root))
+    found = inventory.take(host)
+    seen = states.observe(host, Cgroups(host, found.running), found.containers, 1.0, found.running)
+    return {container.label: seen[container.directory] for container in found.containers}
+
+
+def names(tree: Tree) -> dict[str, str]:
+    return {label: getattr(state, "name", "?") for label, state in look(tree).items()}
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_the_plain_ones(any_tree: Tree, nested: bool) -> None:
+    any_tree.container("run", nested_systemd=nested)
+    any_tree.container("ice", frozen=True, nested_systemd=nested)
+    any_tree.container("off", running=False)
+    any_tree.lxd("lxd-off", running=False)
+    assert names(any_tree) == {"run": "RUNNING", "ice": "FROZEN", "off": "STOPPED", "lxd-off": "STOPPED"}
+
+
+@pytest.mark.parametrize("family", ["lxc.payload.", "lxc.payload/", "lxc/"])
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("suffix", ["", "-1"])
+def test_a_payload_without_its_monitor(any_tree: Tree, family: str, nested: bool, suffix: str) -> None:
+    orphan = any_tree.container("web", family=family, socket=False, nested_systemd=nested, suffix=suffix)
+    found = look(any_tree)["web"]
+    assert found.name == states.ORPHANED
+    assert found.detail.endswith(orphan.path)
+
+
+@pytest.mark.parametrize(
+    ("family", "config"),
+    [
+        ("dir", "lxc.cgroup.dir = tenants/gold\n"),
+        ("limit+inner", "lxc.cgroup.dir.container = /tenants/web\nlxc.cgroup.dir.container.inner = inner\n"),
+    ],
+)
+def test_a_payload_without_its_monitor_where_the_config_says(any_tree: Tree, family: str, config: str) -> None:
+    any_tree.container("web", family=family, socket=False, config=config)
+    assert names(any_tree) == {"web": states.ORPHANED}
+
+
+def test_left_over_directories_are_no_payload(any_tree: Tree) -> None:
+    any_tree.stale("web")
+    any_tree.stale("web-1")
+    any_tree.container("web", running=False)
+    assert names(any_tree) == {"web": "STOPPED"}
+
+
+def test_a_stopped_one_is_not_taken_for_the_running_one_beside_it(any_tree: Tree) -> None:
+    any_tree.container("web", running=False)
+    any_tree.container("web-1")
+    assert names(any_tree) == {"web": "STOPPED", "web-1": "RUNNING"}
+
+
+def test_the_stopped_one_is_not_blamed_for_its_namesake(any_tree: Tree) -> None:
+    any_tree.container("web")
+    any_tree.container("web", "/srv/lxc", running=False)
+    any_tree.write("/etc/lxc/lxc.conf", "lxc.lxcpath = /srv/lxc\n")
+    any_tree.listen("unrelated")
+    found = {label: state.name for label, state in look(any_tree).items()}
+    assert set(found.values()) == {"RUNNING", "STOPPED"}
+
+
+def test_what_is_broken_is_not_stopped(any_tree: Tree) -> None:
+    web = any_tree.container("web")
+    web.write("freezer.state" if "freezer" in any_tree.mounts else "cgroup.events", "nonsense\n")
+    off = any_tree.container("off", running=False)
+    stale = any_tree.stale("off")
+    assert off.path == stale.path
+    found = look(any_tree)
+    assert isinstance(found["web"], CannotObserve)
+    assert found["off"].name == "STOPPED"
+
+
+def test_recorded(tree: Tree) -> None:
+    tree.recorded("v2-frozen", "cpu")
+    tree.recorded("v2-nested-systemd", "sysd", proc="systemd-init")
+    assert names(tree) == {"cpu": "FROZEN", "sysd": "RUNNING"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_era(any_tree: Tree, family: str) -> None:
+    any_tree.container("101", family=family)
+    any_tree.container("102", family=family, frozen=True)
+    assert names(any_tree) == {"101": "RUNNING", "102": "FROZEN"}
+
+
+class LiveHost(Host):
+    """A tree that is taken for this host, so that its monitors are asked."""
+
+    is_this_one = True  # type: ignore[assignment]
+
+
+class TestWhatMonitorsSay:
+    @pytest.fixture
+    def live(self, tree: Tree, monkeypatch: pytest.MonkeyPatch) -> Any:
+        """look(reply): the state of a container whose monitor says that."""
+        web = tree.container("web", "/no-such-lxcpath")
+
+        def ask(reply: Reply, frozen: bool = False, init: Reply | None = None) -> Any:
+            web.write("cgroup.events", f"populated 1\nfrozen {int(frozen)}\n")
+            for path in ("net/unix", "mountinfo"):
+                source = tree.at(f"/proc/1/{path}").read_bytes()
+                tree.write("/proc/net/unix" if path == "net/unix" else "/proc/self/mountinfo", source)
+            monkeypatch.setattr(states, "_ask", lambda running, seconds: {one.address: reply for one in running})
+            return look(tree, LiveHost(str(tree.root)))["web"]
+
+        return ask
+
+    @pytest.mark.parametrize(
+        ("value", "frozen", "expected", "detail"),
+        [
+            (2, False, "RUNNING", ""),
+            (2, True, "FROZEN", "frozen from outside LXC"),
+            (6, True, "FROZEN", ""),
+            (7, False, "RUNNING", ""),
+            (1, False, "STARTING", ""),
+            (3, False, "STOPPING", ""),
+            (4, False, "ABORTING", ""),
+            (5, False, "FREEZING", ""),
+        ],
+    )
+    def test_a_state(self, live: Any, value: int, frozen: bool, expected: str, detail: str) -> None:
+        assert live(Reply("", 0, value, b"", 0), frozen) == (expected, detail)
+
+    @pytest.mark.parametrize("value", [8, 99, 2**63])
+    def test_an_unknown_state(self, live: Any, value: int) -> None:
+        assert isinstance(live(Reply("", 0, value, b"", 0)), CannotObserve)
+
+    @pytest.mark.parametrize("frozen", [False, True])
+    def test_a_refusal_still_shows_that_it_lives(self, live: Any, frozen: bool) -> None:
+        assert live(Reply("", -13, 0, b"", 0), frozen).name == ("FROZEN" if frozen else "RUNNING")
+
+    def test_no_answer(self, live: Any) -> None:
+        assert live(Reply(monitor.UNRESPONSIVE, uid=0)).name == states.UNRESPONSIVE
+        assert live(Reply(monitor.UNRESPONSIVE)).name == states.UNRESPONSIVE
+
+    def test_a_broken_answer(self, live: Any) -> None:
+        assert isinstance(live(Reply(monitor.BROKEN, data=b"\xff|", uid=0)), CannotObserve)
+
+    @pytest.mark.parametrize("value", [2, 6])
+    def test_an_impostor_is_not_believed(self, live: Any, value: int) -> None:
+        found = live(Reply("", 0, value, b"", 12345))
+        assert isinstance(found, CannotObserve)
+        assert "12345" in str(found)
+
+    def test_gone_between_two_looks(self, live: Any, tree: Tree) -> None:
+        found = live(Reply(monitor.ABSENT))
+        assert isinstance(found, CannotObserve) or found.name in ("STOPPED", states.ORPHANED, "STARTING")
+
+    def test_lxcpath_names(self) -> None:
+        assert LXC == "/var/lib/lxc"
