@@ -3,6 +3,8 @@
 record_opens.py OUT DIRECTORY:DIRECTORY SCRIPT [ARGUMENT …]
 """
 
+from __future__ import annotations
+
 import os
 import runpy
 import sys
@@ -10,21 +12,21 @@ import sys
 out, below, script = sys.argv[1:4]
 sys.argv = sys.argv[3:]
 sys.path[0] = os.path.dirname(script)
-opened = []
+opened: list[str] = []
 leave = os._exit
 
 
-def note(event, args):
+def note(event: str, args: tuple[object, ...]) -> None:
     if event == "open" and isinstance(args[0], str) and args[0].startswith(tuple(below.split(":"))):
         opened.append(args[0])
 
 
-def write_and_leave(status):
+def write_and_leave(status: int) -> None:
     with open(out, "w", encoding="utf-8") as target:
         target.write("\n".join(opened))
     leave(status)
 
 
 sys.addaudithook(note)
-os._exit = write_and_leave
+os._exit = write_and_leave  # type: ignore[assignment]
 runpy.run_path(script, run_name="__main__")

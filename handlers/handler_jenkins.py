@@ -5,6 +5,7 @@ Reads one event of Sensu Core or Sensu Go on STDIN and says in one line what it 
 OK, a warning, a keepalive, something silenced or flapping, is a HOLD. After a build was asked for, its group (`group`
 in the settings; by default the whole scope) is held for `cooldown`, however many alerts and handlers there are.
 """
+
 import os
 
 from sensu_lxc_handlers import handler, policy, settings

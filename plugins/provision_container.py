@@ -12,10 +12,11 @@ from argparse import ArgumentTypeError
 from collections import namedtuple
 from time import monotonic, sleep, time
 
-from sensu_lxc import commands, inventory, monitor, owned, plugin, states
+from sensu_lxc import commands, inventory, monitor, owned, states
 from sensu_lxc.errors import CannotObserve, NotThere
 from sensu_lxc.host import Host
 from sensu_lxc.levels import duration
+from sensu_lxc.options import Misuse, StrictParser
 from sensu_lxc.owned import CannotAct
 from sensu_lxc.render import text
 from sensu_lxc.sources import addresses, lxc_command, ownership
@@ -133,9 +134,9 @@ def _quoted(text: str) -> str:
     return ascii(text if len(text) <= 40 else text[:40] + "...")
 
 
-def parser() -> plugin.StrictParser:
+def parser() -> StrictParser:
     """The command line, without the template's own arguments."""
-    made = plugin.StrictParser(f"{__doc__}\n\nNeeds root, or an lxcpath of one's own.", EXAMPLE)
+    made = StrictParser(f"{__doc__}\n\nNeeds root, or an lxcpath of one's own.", EXAMPLE)
     made.prog = "provision_container.py"
     made.usage = "%(prog)s --request-id ID (--template NAME | --clone NAME) [options] [-- template arguments]"
     add = made.add_argument
@@ -161,24 +162,21 @@ def parser() -> plugin.StrictParser:
 
 
 def validated(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """(options, the template's arguments). Raises plugin.Misuse."""
+    """(options, the template's arguments). Raises Misuse."""
     given = list(arguments)
     cut = given.index("--") if "--" in given else len(given)
-    for one in given[:cut]:
-        if one.endswith("=--") or one == "-P--":  # argparse drops such a value, and with it the check of its type
-            raise plugin.Misuse(f"{text(one)} has no value; provision_container.py --help shows what it takes")
     options, template_arguments = parser().parse_args(given[:cut]), given[cut + 1 :]
     if options.clone is not None and (options.config is not None or template_arguments):
-        raise plugin.Misuse("a clone has the config of its source: leave out --config and what stands after --")
+        raise Misuse("a clone has the config of its source: leave out --config and what stands after --")
     for name in ("template_path", "config"):
         path = getattr(options, name)
         if path is not None:
             setattr(options, name, _trusted_file(path, "--" + name.replace("_", "-")))
     if options.template_path is not None and not os.access(options.template_path, os.X_OK):
-        raise plugin.Misuse(f"--template-path {options.template_path} is not executable; chmod +x it")
+        raise Misuse(f"--template-path {options.template_path} is not executable; chmod +x it")
     if options.lxcpath is not None:
         if not options.lxcpath.startswith("/"):
-            raise plugin.Misuse(f"--lxcpath {text(options.lxcpath)} is not absolute; write for example -P /var/lib/lxc")
+            raise Misuse(f"--lxcpath {text(options.lxcpath)} is not absolute; write for example -P /var/lib/lxc")
         options.lxcpath = "/" + os.path.normpath(options.lxcpath).strip("/")
     return options, template_arguments
 
@@ -189,11 +187,11 @@ def _trusted_file(path: str, option: str) -> str:
     try:
         about = os.stat(real)
     except OSError as error:
-        raise plugin.Misuse(f"{option} {text(path)} can't be read: {error.strerror}") from None
+        raise Misuse(f"{option} {text(path)} can't be read: {error.strerror}") from None
     if not os.path.isfile(real):
-        raise plugin.Misuse(f"{option} {text(path)} is no file")
+        raise Misuse(f"{option} {text(path)} is no file")
     if about.st_uid not in (0, os.geteuid()) or about.st_mode & 0o022:
-        raise plugin.Misuse(f"{option} {text(path)} can be changed by others; chown it to root and chmod go-w it")
+        raise Misuse(f"{option} {text(path)} can be changed by others; chown it to root and chmod go-w it")
     return real
 
 
@@ -526,7 +524,7 @@ def provision(arguments: Sequence[str], stop: Stop) -> tuple[int, dict[str, Any]
         answer.update(dry_run(work) if options.dry_run else work.run())
         status = DONE
     except Exception as problem:
-        known = isinstance(problem, (Refused, CannotAct, CannotObserve, plugin.Misuse))
+        known = isinstance(problem, (Refused, CannotAct, CannotObserve, Misuse))
         error = text(str(problem), 1000) if known else text(_fault(problem), 1000)
         tried = work is not None and (work.touched or (work.tried and not isinstance(problem, Refused)))
         status = FAILED if tried else REFUSED

@@ -34,6 +34,7 @@ MAY_LOAD = {
     "argparse", "collections", "keyword", "reprlib", "operator",  # options, named tuples
     "gettext", "re", "copyreg", "functools", "types", "enum",  # what argparse and our patterns need
     "importlib.machinery", "errno", "itertools", "warnings",
+    "select", "struct",  # asking monitors
     "atexit",  # sensu_plugin
 }  # fmt: skip
 NEVER = {
@@ -211,7 +212,15 @@ def test_what_a_check_loads(check: Path, tmp_path: Path) -> None:
     surplus = {name for name in loaded - own if not name.startswith("_")} - MAY_LOAD
     surplus = {name for name in surplus if name.rpartition(".")[0] not in ("re", "collections", "importlib")}
     assert surplus - {"sre_compile", "sre_constants", "sre_parse"} == set()
-    assert not {name for name in own if name.endswith((".monitor", ".lxd"))}, "for this host's own containers only"
+    assert "sensu_lxc.lxd" not in own, "for LXD's containers only"
+
+
+def test_measuring_asks_no_monitor(tmp_path: Path) -> None:
+    """Where each container is found by its name, nothing is loaded that would ask for it."""
+    tree = Tree(tmp_path, "v2")
+    tree.container("web")
+    loaded = _modules(ROOT / "plugins/check_container_memory.py", ["--root", str(tree.root)])
+    assert not loaded & {"sensu_lxc.states", "sensu_lxc.monitor", "sensu_lxc.sources.lxc_command", "select", "struct"}
 
 
 def _modules(check: Path | None, arguments: list[str]) -> set[str]:

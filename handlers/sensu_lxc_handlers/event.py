@@ -2,6 +2,7 @@
 
 Written from events that Sensu 1.9.0 and Sensu Go 6.12.0 put on a handler's STDIN; see tests/recordings/.
 """
+
 import json
 import re
 from collections import namedtuple

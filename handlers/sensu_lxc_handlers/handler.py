@@ -3,6 +3,7 @@
 The only place that knows sensu_plugin. Its SensuHandler gives the names that people know (event, settings, options,
 handle()); what it does with them is replaced, because it loses events, takes misspelt options and ends in tracebacks.
 """
+
 import argparse
 import importlib
 import os

@@ -4,6 +4,7 @@ Every answer below was seen on Jenkins 2.462.3 and 2.568.2 (tests/recordings/jen
 it follows no redirect and reads no proxy from the environment, and importing requests alone would take longer than
 all the rest.
 """
+
 import http.client
 import json
 import re
@@ -373,7 +374,7 @@ def _advice(reply: Reply, anonymous: bool) -> str:
     """What to configure, by status and the words on Jenkins' error page."""
     page, location = reply.body.decode("utf-8", "replace"), reply.headers.get("Location") or ""
     if "Invalid token" in page:
-        return "the job has another `token`, see its \"Trigger builds remotely\""
+        return 'the job has another `token`, see its "Trigger builds remotely"'
     if "No valid crumb" in page:
         return "set user and api_token_file" if anonymous else "a proxy loses the crumb's session: use api_token_file"
     missing = reply.headers.get("X-Required-Permission")

@@ -3,6 +3,7 @@
 Nothing is asked before it is written here and safely on the disk, so that many handlers at once, or one that was
 killed at any point, ask at most once. The file must lie on a local disk: SQLite's locks do not hold on NFS.
 """
+
 import os
 import sqlite3
 import time
@@ -148,11 +149,14 @@ class Ledger:
         return Request(request_id, generation, attempt, state, Moment(wall, boot_id, uptime), created_wall, detail)
 
     def _seen(self, group: str, event: Event) -> bool:
-        return self._db.execute(
-            "SELECT 1 FROM decisions WHERE grp = ? AND namespace = ? AND entity = ? AND check_name = ? AND incident = ?"
-            " AND executed = ?",
-            _key(group, event),
-        ).fetchone() is not None
+        return (
+            self._db.execute(
+                "SELECT 1 FROM decisions WHERE grp = ? AND namespace = ? AND entity = ? AND check_name = ?"
+                " AND incident = ? AND executed = ?",
+                _key(group, event),
+            ).fetchone()
+            is not None
+        )
 
     def _intent(self, group: str, event: Event, job: str, now: Moment, act: Act) -> Ticket:
         if act.previous is not None:

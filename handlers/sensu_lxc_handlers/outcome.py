@@ -3,6 +3,7 @@
 The line is `NAME WORD code: text`. WORD tells the exit status: ACT (something was asked for) and HOLD (nothing was, on
 purpose) are 0; ERROR is not. The code is stable and made for searching logs, the text is for people.
 """
+
 from collections import namedtuple
 
 ACT, HOLD, ERROR = "ACT", "HOLD", "ERROR"

@@ -2,6 +2,7 @@
 
 They read no clock and no file, so that the same log decided again decides the same.
 """
+
 from collections import namedtuple
 
 from . import event as events

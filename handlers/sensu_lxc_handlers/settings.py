@@ -3,6 +3,7 @@
 Nothing is guessed: a key that is not known, a value of the wrong kind or a secret that can't be read is
 Misconfigured, with the key's name and what to write instead. No message ever contains a value of a secret.
 """
+
 import json
 import os
 import re
@@ -80,7 +81,7 @@ def jenkins_settings(settings: "Mapping[str, object]", scope: str, where: str) -
     """The scope of settings, which came from where (words for a message)."""
     if scope not in settings:
         example = f'{{"{scope}": {{"url": "https://jenkins.example/", "job": "lxc_provision", …}}}}'
-        raise Misconfigured(f"no \"{scope}\" in {where}: write {example}, or choose another scope with -j")
+        raise Misconfigured(f'no "{scope}" in {where}: write {example}, or choose another scope with -j')
     given = settings[scope]
     if not isinstance(given, dict):
         raise Misconfigured(f'"{scope}" in {where} must be an object, {{…}}')

@@ -65,16 +65,16 @@ Hierarchy = namedtuple("Hierarchy", "controller point root version")
 class Cgroups:
     """The cgroup tree of one host.
 
-    running: every container that has a monitor there, so that one is not taken for another.
+    running: LXCPATH/NAME of every container that has a monitor there, so that one is not taken for another.
     """
 
-    def __init__(self, host: Host, running: Iterable[Container] = ()) -> None:
+    def __init__(self, host: Host, running: Iterable[str] = ()) -> None:
         self._host = host
         self._running_names: set[str] = set()
         self._same_name: set[str] = set()
-        for container in running:
-            known = self._running_names if container.name not in self._running_names else self._same_name
-            known.add(container.name)
+        for directory in running:
+            name = directory.rpartition("/")[2]
+            (self._same_name if name in self._running_names else self._running_names).add(name)
         self._mounts = self._read_mounts()
         self._hierarchies: dict[str, Hierarchy | None] = {}
         self._names: dict[str, tuple[dict[str, list[str]], dict[str, list[str]]]] = {}

@@ -52,7 +52,7 @@ class Container(namedtuple("Container", "name lxcpath defined has_monitor label"
 
 
 # containers: list of Container that are meant, sorted by directory; missing: names that were asked for and stand for
-# nothing; unseen: sentences on what this user could not look at; running: every Container that has a monitor here.
+# nothing; unseen: sentences on what this user could not look at; running: LXCPATH/NAME of all that have a monitor here.
 Inventory = namedtuple("Inventory", "containers missing unseen running")
 
 
@@ -110,8 +110,7 @@ def take(
                 directory if name in twice else name,
             )
         )
-    everybody = [Container(one.rpartition("/")[2], one.rpartition("/")[0], None, True, one) for one in running]
-    return Inventory(containers, missing, unseen, everybody)
+    return Inventory(containers, missing, unseen, running)
 
 
 def command_sockets(host: Host) -> tuple[set[str], set[str]]:
@@ -123,6 +122,12 @@ def command_sockets(host: Host) -> tuple[set[str], set[str]]:
         except NotThere:
             pass
     return net_unix.command_sockets(host.read("/proc/net/unix"), "/proc/net/unix")
+
+
+def running_container(directory: str) -> Container:
+    """The Container of a directory LXCPATH/NAME that has a monitor, whatever else is known of it."""
+    lxcpath, _, name = directory.rpartition("/")
+    return Container(name, lxcpath, None, True, directory)
 
 
 def has_monitor_now(host: Host, container: Container) -> bool:

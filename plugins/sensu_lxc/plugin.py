@@ -6,7 +6,6 @@ atexit hook that ends the process with status 1 or 2, and passes misspelt option
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from _thread import allocate_lock, start_new_thread
@@ -15,18 +14,16 @@ from sensu_lxc.errors import CannotObserve
 from sensu_lxc.findings import Finding, Measure, State, worst
 from sensu_lxc.host import Host
 from sensu_lxc.levels import Levels, duration, threshold
+from sensu_lxc.options import Misuse, StrictParser
 from sensu_lxc.render import report, text
 
 TYPE_CHECKING = False  # importing typing for it would cost a check 3 ms
 if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
     from collections.abc import Iterable, Sequence
     from typing import Any, NoReturn
 
     from sensu_lxc.inventory import Inventory
-
-_WIDTH = 100
-# argparse has its three headings translated, for which gettext imports locale: 1 ms of each check.
-argparse._ = str  # type: ignore[attr-defined]
 
 
 def _say(words: str) -> bool:
@@ -68,41 +65,6 @@ def _sensu_plugin_check() -> Any:
         for name in spare:  # whoever imports these later gets the real ones
             del sys.modules[name]
     return SensuPluginCheck
-
-
-class Misuse(Exception):
-    """The command line makes no sense; the message says what to write instead."""
-
-
-class _Formatter(argparse.RawDescriptionHelpFormatter):
-    # argparse makes a formatter for each option that is added, and asks the terminal's width by way of shutil,
-    # which costs a check 5 ms. The width is known where help is printed.
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=32, width=_WIDTH)
-
-
-class StrictParser(argparse.ArgumentParser):
-    """argparse, but a misspelt, shortened or left-over option is said, and with one line rather than a usage."""
-
-    def __init__(self, description: str, example: str) -> None:
-        super().__init__(
-            description=description,
-            epilog=f"Example:\n{example}",
-            formatter_class=_Formatter,
-            allow_abbrev=False,
-        )
-
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse's, which drops the value of --option=-- together with its type's check (Python 3.11)."""
-        for word in args:
-            if word == "--":
-                break
-            if word.startswith("-") and word.endswith("--"):
-                self.error(f"{word} has no value but --")
-        return super().parse_args(args, namespace)
-
-    def error(self, message: str) -> NoReturn:
-        raise Misuse(f"{message}; {self.prog} --help shows what it takes")
 
 
 class Check(_sensu_plugin_check()):  # type: ignore[misc]
@@ -287,14 +249,14 @@ class ContainerCheck(Check):
         return inventory.take(self.host, options.name, options.exclude, options.lxcpath)
 
 
-def add_levels(parser: argparse.ArgumentParser, what: str) -> None:
+def add_levels(parser: ArgumentParser, what: str) -> None:
     """Add -w and -c, with -e as the name the original script had for -c."""
     add = parser.add_argument
     add("-w", "--warning", metavar="RANGE", type=threshold, help=f"WARNING at this much {what}")
     add("-c", "--critical", "-e", "--error", metavar="RANGE", type=threshold, help=f"CRITICAL at this much {what}")
 
 
-def levels(options: argparse.Namespace, default: Levels) -> Levels:
+def levels(options: Namespace, default: Levels) -> Levels:
     """The levels that the options give; the default holds only where neither is given."""
     given = Levels(options.warning, options.critical)
     if given == (None, None):

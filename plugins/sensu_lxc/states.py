@@ -12,7 +12,7 @@ from sensu_lxc.sources.lxc_command import GET_STATE, STATES
 
 TYPE_CHECKING = False  # importing typing for it would cost a check 3 ms
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from sensu_lxc.cgroups import Cgroups
     from sensu_lxc.host import Host
@@ -37,17 +37,18 @@ def observe(
     tree: Cgroups,
     containers: Sequence[Container],
     seconds: float,
-    all_running: Sequence[Container] | None = None,
+    all_running: Collection[str] = (),
 ) -> dict[str, State | CannotObserve]:
     """{LXCPATH/NAME: its State, or why it can't be told}.
 
-    seconds: how long monitors have to answer, all of them together; all_running: every container here that has a
-    monitor, where containers are only some of them.
+    seconds: how long monitors have to answer, all of them together; all_running: LXCPATH/NAME of every
+    container that has a monitor here, where containers are only some of them.
     """
     running = [container for container in containers if container.has_monitor]
     replies = _ask(running, seconds) if host.is_this_one else {}
     found: dict[str, State | CannotObserve] = {}
     stopped = [container for container in containers if not container.has_monitor]
+    all_running = all_running or [container.directory for container in running]
     for container in running:
         reply = replies.get(container.address)
         try:
@@ -61,9 +62,7 @@ def observe(
             found[container.directory] = problem
     for container in stopped:
         try:
-            found[container.directory] = _stopped(
-                host, tree, container, running if all_running is None else all_running
-            )
+            found[container.directory] = _stopped(host, tree, container, all_running)
         except CannotObserve as problem:
             found[container.directory] = problem
     return found
@@ -130,7 +129,7 @@ def _why_unresponsive(tree: Cgroups, container: Container) -> str:
     return "perhaps a start hook runs"
 
 
-def _stopped(host: Host, tree: Cgroups, container: Container, running: Sequence[Container]) -> State:
+def _stopped(host: Host, tree: Cgroups, container: Container, running: Collection[str]) -> State:
     payload = payload_without_monitor(host, tree, container, running)
     if payload is None:
         return State("STOPPED")
@@ -139,9 +138,7 @@ def _stopped(host: Host, tree: Cgroups, container: Container, running: Sequence[
     return State(ORPHANED, payload)
 
 
-def payload_without_monitor(
-    host: Host, tree: Cgroups, container: Container, running: Sequence[Container]
-) -> str | None:
+def payload_without_monitor(host: Host, tree: Cgroups, container: Container, running: Collection[str]) -> str | None:
     """The cgroup directory in which processes of a container without a monitor run on; None where there are none."""
     configured = _configured(host, container)
     for hierarchy in tree.payload_hierarchies():
@@ -152,8 +149,8 @@ def payload_without_monitor(
                 live.append(place)
         if live:
             # The namesake of a running one, or web-1 where web runs and may be in it.
-            rivals = [other for other in running if other.name == container.name or _may_be_in(other.name, live)]
-            claimed = {tree.directory(other, hierarchy) for other in rivals}
+            rivals = [other for other in running if _may_be_in(other.rpartition("/")[2], live)]
+            claimed = {tree.directory(inventory.running_container(other), hierarchy) for other in rivals}
             live = [place for place in live if place not in claimed]
         if live:
             return live[0]

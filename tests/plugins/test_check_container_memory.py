@@ -274,11 +274,11 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_names(any_tree: Tree, memory: Run, state: Run, name: str) -> None:
-    any_tree.container(name, usage=10 * MIB)
-    any_tree.container("web", usage=10 * MIB)
+def test_hostile_names(tree: Tree, memory: Run, state: Run, name: str) -> None:
+    tree.container(name, usage=10 * MIB)
+    tree.container("web", usage=10 * MIB)
     for run in (memory, state):
-        done = run(any_tree, "-v").well_formed()
+        done = run(tree, "-v").well_formed()
         if "\n" not in name:  # the kernel's list of sockets has no way to show that one
             assert done.status == 0, done.out
             assert len(done.lines) == 3

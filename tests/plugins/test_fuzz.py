@@ -6,11 +6,14 @@ makes the whole check OK.
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import check_container_memory
 import pytest
 from check_container_memory import CheckContainerMemory
 from check_container_state import CheckContainerState
@@ -73,11 +76,16 @@ def relevant(tree: Tree) -> list[str]:
     ]
 
 
+def _folder() -> str:
+    # In memory where that is there: thousands of small files are written.
+    return tempfile.mkdtemp(prefix="fuzz-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
+
+
 class Damaged:
     """A tree to be damaged and healed, once for each layout: making it is what costs."""
 
     def __init__(self, layout: str) -> None:
-        self.folder = tempfile.mkdtemp(prefix="fuzz-")
+        self.folder = _folder()
         self.tree = build(Path(self.folder), layout)
         self.files = relevant(self.tree)
         self.before = {check: outcome(check, self.tree.root, ["-n", ",".join(NAMES)]) for check in CHECKS}
@@ -110,6 +118,13 @@ class Damaged:
                 ours, theirs = self.before[check][1][name][1], findings[name][1]
                 # A reading that errs upwards (a cache that is not told) alarms too early rather than too late.
                 assert theirs == ours or theirs[0].value > ours[0].value, what
+
+
+@pytest.fixture
+def in_memory() -> Iterator[Path]:
+    folder = _folder()
+    yield Path(folder)
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module", params=["v1", "hybrid", "v2"])
@@ -180,11 +195,11 @@ def test_random_bytes_leave_no_traceback(damaged: Damaged, check: str, data: st.
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_directories_that_vanish(damaged: Damaged, check: str, tmp_path: Path) -> None:
+def test_directories_that_vanish(damaged: Damaged, check: str) -> None:
     """A whole cgroup, /proc entry or definition goes: what it stood for is never OK by it."""
     folders = sorted({path.rpartition("/")[0] for path in damaged.files})
     for folder in folders:
-        away = tmp_path / "away"
+        away = Path(damaged.folder) / "away"
         damaged.tree.at(folder).rename(away)
         try:
             after = outcome(check, damaged.tree.root, ["-n", ",".join(NAMES)])
@@ -196,9 +211,9 @@ def test_directories_that_vanish(damaged: Damaged, check: str, tmp_path: Path) -
 
 @pytest.mark.parametrize("layout", ["v1", "hybrid", "v2"])
 @pytest.mark.parametrize("how", [{}, {"family": "dir"}, {"nested_systemd": True}, {"suffix": "-1"}])
-def test_no_damage_makes_a_full_container_ok(tmp_path: Path, layout: str, how: dict[str, Any]) -> None:
+def test_no_damage_makes_a_full_container_ok(in_memory: Path, layout: str, how: dict[str, Any]) -> None:
     """Nothing is asked for by name here: what is lost must be missed all the same."""
-    tree = Tree(tmp_path, layout)
+    tree = Tree(in_memory, layout)
     tree.stale("other")
     if "suffix" in how:
         tree.stale("web")
@@ -207,7 +222,7 @@ def test_no_damage_makes_a_full_container_ok(tmp_path: Path, layout: str, how: d
     for path in relevant(tree):
         file = tree.at(path)
         whole = file.read_bytes()
-        for content in (None, b"", b"x", whole[:-1], whole[: len(whole) // 2], whole[:1], b"\0" + whole, b"0\n"):
+        for content in (None, b"", whole[:-1], whole[: len(whole) // 2], b"\0" + whole, b"0\n"):
             if path.endswith(("memory.current", "memory.usage_in_bytes")) and content == b"0\n":
                 continue  # a number is a number
             file.unlink()
@@ -238,7 +253,7 @@ _KEPT: list[Tree] = []
 
 def _healthy() -> Tree:
     if not _KEPT:
-        _KEPT.append(build(Path(tempfile.mkdtemp(prefix="fuzz-")), "v2"))
+        _KEPT.append(build(Path(_folder()), "v2"))
     return _KEPT[0]
 
 
@@ -266,6 +281,9 @@ def test_a_sample_as_a_process(path: str, damage: bytes) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def _clean() -> Any:
+    # What is damaged here stays so: no need to wait for a reboot's end.
+    waited, check_container_memory.REBOOT_SECONDS = check_container_memory.REBOOT_SECONDS, 0
     yield
+    check_container_memory.REBOOT_SECONDS = waited
     while _KEPT:
         shutil.rmtree(_KEPT.pop().root.parent)
