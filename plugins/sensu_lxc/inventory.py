@@ -75,9 +75,11 @@ def take(
     if len(literal) == len(names) > 0:
         for path in paths:
             for name in literal:
-                is_defined = _is_defined(host, path, name)
+                directory = f"{path}/{name}"
+                # What runs needs no look for its definition.
+                is_defined = True if directory in running else _is_defined(host, path, name)
                 if is_defined is not False:
-                    defined[f"{path}/{name}"] = is_defined
+                    defined[directory] = is_defined
     else:
         for path in paths:
             _list_definitions(host, path, bool(lxcpaths), running, defined, unseen)

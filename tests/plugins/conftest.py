@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,14 @@ settings.register_profile(
 )
 settings.register_profile("search", settings.get_profile("house"), derandomize=False, max_examples=2000)
 settings.load_profile("house")
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """pytest's own keeps each tree of three sessions, and takes 20 s to remove the files of the fourth."""
+    folder = tempfile.mkdtemp(prefix="sensu-lxc-")
+    yield Path(folder)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(params=["v1", "v1-joined", "hybrid", "v2"])

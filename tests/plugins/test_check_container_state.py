@@ -58,6 +58,7 @@ def test_all_is_well(any_tree: Tree, state: Run) -> None:
     assert done.out == "CheckContainerState OK: db: RUNNING, and 1 more OK | running=2;;;0 stopped=0;;;0 frozen=0;;;0\n"
 
 
+@pytest.mark.parametrize("any_tree", ["hybrid", "v2"], indirect=True)
 @pytest.mark.parametrize(
     ("arguments", "status", "says"),
     [
