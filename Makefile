@@ -18,7 +18,10 @@ help:
 	    apt-get update -qq && apt-get install -y -qq python3-venv >/dev/null; } || \
 	    { echo "$(PYTHON) can make no virtual environment: install python3-venv"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,lint]'
+	$(BIN)/pip install --quiet --disable-pip-version-check '.[test,lint]'
+# The dependencies stay; the scripts are run from the checkout. (An editable installation would load its finder, and by
+# it pathlib and typing, into every interpreter, which no figure of make bench should contain.)
+	@$(BIN)/pip uninstall --quiet --yes sensu-lxc && rm -rf build
 	@touch $@
 
 # Only what is missing, and only where it can be had; without them the demo and the live tests say what they lack.
