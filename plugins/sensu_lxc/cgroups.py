@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from sensu_lxc.inventory import Container
 
 _ASK_SECONDS = 1.0
+# What cgroup.events of nearly every container says, compared before it is parsed.
+_LIVE = b"populated 1\nfrozen 0\n"
 _NUMBERED = re.compile(r"(.+)-\d+", re.ASCII)
 # Parents of the containers' cgroups by LXC's age, and what stands before the name there.
 _FAMILIES = (("", "lxc.payload."), ("/lxc.payload", ""), ("/lxc", ""))
@@ -180,7 +182,8 @@ class Cgroups:
         try:
             if hierarchy.version == 2:
                 path = f"{directory}/cgroup.events"
-                return cgroup.counts(self._host.value(path), path, b"populated") == [1]
+                raw = self._host.value(path)
+                return raw == _LIVE or cgroup.counts(raw, path, b"populated") == [1]
             return self._host.read(f"{directory}/cgroup.procs") != b""
         except NotThere:
             return False
@@ -419,7 +422,10 @@ class Cgroups:
                 directory = self.directory(container, hierarchy, surely=True)
             path = f"{directory}/cgroup.events"
             try:
-                populated, frozen = cgroup.counts(self._host.value(path), path, b"populated", b"frozen")
+                raw = self._host.value(path)
+                if raw == _LIVE:
+                    return 0
+                populated, frozen = cgroup.counts(raw, path, b"populated", b"frozen")
             except NotThere:
                 if directory != place:
                     raise

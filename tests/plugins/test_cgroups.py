@@ -288,6 +288,12 @@ class TestFrozen:
         assert Looked(tree).is_frozen("cpu")
         assert not Looked(tree).is_frozen("sysd")
 
+    @pytest.mark.parametrize("family", ["dir", "lxc@.service"])
+    def test_a_left_over_directory_is_not_asked(self, any_tree: Tree, family: str) -> None:
+        any_tree.stale("web")
+        any_tree.container("web", family=family, frozen=True)
+        assert Looked(any_tree).is_frozen("web")
+
     def test_hybrid_v1_is_frozen_while_v2_says_not(self, tmp_path: Path) -> None:
         tree = Tree(tmp_path, "hybrid")
         web = tree.container("web", frozen=True)

@@ -39,10 +39,8 @@ def counts(raw: bytes, path: str, *keys: bytes) -> list[int | None]:
         raise CannotObserve(f"{path} is cut off or empty: it ends in {quoted(raw[-40:])}")
     found: list[int | None] = []
     for key in keys:
-        start = raw.find(key + b" ")
-        while start > 0 and raw[start - 1] != 10:  # inactive_file is not active_file
-            start = raw.find(key + b" ", start + 1)
-        if start < 0:
+        start = raw.find(b"\n" + key + b" ") + 1
+        if not start and not raw.startswith(key + b" "):
             found.append(None)
             continue
         digits = raw[start + len(key) + 1 : raw.index(b"\n", start)]
