@@ -127,7 +127,7 @@ def loop(name: str, job: str, root: str, job_environment: dict[str, str]) -> Non
                     "cooldown": "10m", "ledger": str(Path(folder) / "ledger.sqlite"),
                     "parameters": {"TEMPLATE": "busybox", "NAME_PREFIX": PREFIX}}  # fmt: skip
         config.write_text(json.dumps({"lxc_autoscale": settings}))
-        show(json.dumps({**settings, "api_token_file": "…"}))
+        show(json.dumps({**settings, "api_token_file": "…"}, ensure_ascii=False))
         step(4, "Sensu's server pipes the event into the handler")
         critical = event(client, check, status, output)
         status, _ = run(f"handler_jenkins.py --config {config}", stdin=critical)
@@ -160,6 +160,8 @@ def removed_at_the_end() -> Iterator[None]:
             # Only what provision_container made, which leaves its mark in the container's directory.
             if entry.name.startswith(f"{PREFIX}-") and os.path.exists(f"{entry.path}/sensu-lxc.json"):
                 subprocess.run(["lxc-destroy", "-f", "-n", entry.name], capture_output=True, check=False, timeout=60)
+            elif entry.name.startswith(f".sensu-lxc.{PREFIX}-"):  # the lock of a run that was killed
+                os.unlink(entry.path)
 
 
 def real() -> None:

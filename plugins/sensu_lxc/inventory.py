@@ -69,6 +69,12 @@ def take(
     """
     running, hashed = command_sockets(host)
     unseen: list[str] = []
+    for path in lxcpaths:
+        try:
+            if not host.has(host.real(_clean(path))):
+                raise CannotObserve(f"there is no {host.root}{path}; name an existing lxcpath with -P")
+        except NotAllowed:
+            pass  # what is in it can't be listed either, which is said below
     paths = [_clean(path) for path in lxcpaths] or default_lxcpaths(host, unseen)
     defined: dict[str, bool | None] = {}
     literal = [name for name in names if not _MAGIC.intersection(name)]
@@ -82,7 +88,7 @@ def take(
                     defined[directory] = is_defined
     else:
         for path in paths:
-            _list_definitions(host, path, bool(lxcpaths), running, defined, unseen)
+            _list_definitions(host, path, running, defined, unseen)
     if hashed:
         by_hash = {net_unix.socket_name(directory)[: -len("/command")]: directory for directory in defined}
         running.update(by_hash[one] for one in hashed if one in by_hash)
@@ -96,7 +102,7 @@ def take(
     found = {directory: directory.rpartition("/")[2] for directory in directories}
     wanted, missing = _select(found, names, exclude)
     if not wanted and not missing and not unseen and not found:
-        raise CannotObserve(f"no container here: {' and '.join(paths)} hold none, and no LXC monitor runs")
+        raise CannotObserve(f"no container here: there is none in {' or '.join(paths)}; -P names another lxcpath")
     twice = _duplicates(found.values())
     # Without a definition it runs all the same; only who may look everywhere knows that it has none.
     undefined = None if names or unseen else False
@@ -197,7 +203,6 @@ def _has_link(host: Host, lxcpath: str, name: str) -> bool:
 def _list_definitions(
     host: Host,
     lxcpath: str,
-    asked_for: bool,
     running: set[str],
     defined: dict[str, bool | None],
     unseen: list[str],
@@ -213,9 +218,7 @@ def _list_definitions(
             unseen.append(str(error))
     try:
         names = host.list(host.real(lxcpath))
-    except NotThere as error:
-        if asked_for:
-            raise CannotObserve(f"{error}; name an existing lxcpath with -P") from None
+    except NotThere:
         return
     except CannotObserve as error:
         unseen.append(f"{error}; run as root, or name the containers with -n")
@@ -298,6 +301,8 @@ def _read_config(host: Host, path: str, found: dict[str, str], read: list[str]) 
         if key != "lxc.include":
             found[key] = value
             continue
+        if not value.startswith("/"):
+            raise CannotObserve(f"{path} includes {ascii(value)}, which is no absolute path")
         for included in _included(host, value):
             _read_config(host, included, found, read)
 

@@ -58,7 +58,7 @@ def _sensu_plugin_check() -> Any:
     except ImportError:
         _say(
             f"{os.path.basename(sys.argv[0])} UNKNOWN: {sys.executable} has no sensu_plugin; "
-            f"install it with: {sys.executable} -m pip install sensu-plugin"
+            f"install it with: {sys.executable} -m pip install sensu-plugin==0.8.0"
         )
         os._exit(State.UNKNOWN)
     finally:

@@ -141,7 +141,7 @@ def test_proxmox(tree: Tree) -> None:
 
 
 def test_nothing_here_is_an_error_not_an_empty_list(tree: Tree) -> None:
-    with pytest.raises(CannotObserve, match="no container here: /var/lib/lxc hold"):
+    with pytest.raises(CannotObserve, match="no container here: there is none in /var/lib/lxc"):
         take(tree)
     with pytest.raises(CannotObserve, match="name an existing lxcpath"):
         take(tree, lxcpaths=["/none"])
