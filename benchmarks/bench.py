@@ -111,6 +111,9 @@ def made_tree(root: Path, count: int) -> None:
         group = root / f"sys/fs/cgroup/lxc.payload.{name}"
         group.mkdir(parents=True)
         (group / "cgroup.events").write_text("populated 1\nfrozen 0\n")
+        monitor = root / f"sys/fs/cgroup/lxc.monitor.{name}"
+        monitor.mkdir()
+        (monitor / "cgroup.events").write_text("populated 1\nfrozen 0\n")
         (group / "memory.current").write_text("76546048\n")
         (group / "memory.max").write_text("1073741824\n")
         (group / "memory.stat").write_text(stat)

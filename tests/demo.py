@@ -31,6 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DEFINITION = ROOT / "checks/standalone/check_memory_no_agent.json"
 JOB = ROOT / "checks/jenkins/lxc_provision.xml"
 LIMIT = 64 << 20
+ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PREFIX = f"demo{os.getpid()}"
 RECORDED = Path(__file__).resolve().parent / "recordings/demo-host"
 
@@ -193,11 +194,18 @@ def recorded(why: str) -> None:
         loop("web1", job, str(host), {})
 
 
+def interrupt_once(number: int, frame: object) -> None:
+    """End in order; a second Ctrl-C must not interrupt the removal, nor the tools that it runs."""
+    for one in ENDS:
+        signal.signal(one, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 def main() -> None:
     """Run the demo that this machine can run."""
     # `timeout` and a closed terminal end like Ctrl-C: everything is removed.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+    for number in ENDS:
+        signal.signal(number, interrupt_once)
     why = why_no_lxc()
     try:
         if why is None:

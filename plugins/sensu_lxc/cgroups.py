@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import namedtuple
+from time import monotonic
 
 from sensu_lxc.errors import CannotObserve, NotAllowed, NotThere
 from sensu_lxc.sources import cgroup, meminfo, mountinfo
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     from sensu_lxc.host import Host
     from sensu_lxc.inventory import Container
 
-_ASK_SECONDS = 1.0
+# How long monitors may take to answer, all of them together: a hung one must not take the others' time.
+_ASK_SECONDS = 1.5
+_ASK_ONE_SECONDS = 0.5
 # What cgroup.events of nearly every container says, compared before it is parsed.
 _LIVE = b"populated 1\nfrozen 0\n"
 _NUMBERED = re.compile(r"(.+)-\d+", re.ASCII)
@@ -82,6 +85,8 @@ class Cgroups:
         self._names: dict[str, tuple[dict[str, list[str]], dict[str, list[str]]]] = {}
         self._limits: dict[tuple[str, str], int | None] = {}
         self._monitors: dict[str, int] | None = None
+        self._ask_budget = _ASK_SECONDS
+        self._used_paths: set[str] | None = None
 
     def _read_mounts(self) -> dict[str, mountinfo.Mount]:
         # /proc/self of a mounted or recorded host is not ours to speak of; its init sees the same cgroups.
@@ -136,7 +141,11 @@ class Cgroups:
             twin = _NUMBERED.fullmatch(name)
             if twin is not None and (twin.group(1) in exact or twin.group(1) in self._running_names):
                 return None
-        return places[0]
+        place = places[0]
+        # An orphan's monitor is gone from the cgroup beside it: what lives there is not what runs under this name.
+        if place == f"{hierarchy.point}/lxc.payload.{name}":
+            return place if self._is_live(f"{hierarchy.point}/lxc.monitor.{name}", hierarchy) else None
+        return place
 
     def _below(self, hierarchy: Hierarchy, path: str) -> str:
         root = hierarchy.root.rstrip("/")
@@ -177,6 +186,29 @@ class Cgroups:
         places = exact.get(name, []) + numbered.get(name, [])
         return [place for place in places if place not in others and self.is_populated(place, hierarchy)]
 
+    def payloads_anywhere(self, name: str, hierarchy: Hierarchy) -> list[str]:
+        """Directories below lxc.cgroup.dir, a scope or a service in which processes run, and that LXC named so.
+
+        Costs a look at each process of the host, once.
+        """
+        if self._used_paths is None:
+            self._used_paths = set()
+            for entry in self._host.list("/proc"):
+                if entry.isdigit() and entry.isascii():
+                    path = f"/proc/{entry}/cgroup"
+                    try:
+                        self._used_paths.update(cgroup.memberships(self._host.read(path), path).values())
+                    except CannotObserve:
+                        continue
+        found = set()
+        for path in self._used_paths:
+            own = cgroup.payload_of(path, name)
+            entry = own.rpartition("/")[2]
+            is_named_so = entry == f"lxc.payload.{name}" or entry.startswith(f"lxc.payload.{name}-")
+            if is_named_so and entry[len("lxc.payload.") :] not in self._running_names - {name}:
+                found.add(self._below(hierarchy, own))
+        return sorted(place for place in found if self.is_populated(place, hierarchy))
+
     def _is_live(self, directory: str, hierarchy: Hierarchy) -> bool:
         """Whether processes are in it, told by one file; what that file can't tell counts as no."""
         try:
@@ -216,11 +248,17 @@ class Cgroups:
         from sensu_lxc import monitor
         from sensu_lxc.sources import lxc_command
 
-        reply = monitor.ask_one(container.address, lxc_command.GET_INIT_PID, _ASK_SECONDS)
+        if self._ask_budget <= 0:
+            return None
+        began = monotonic()
+        reply = monitor.ask_one(container.address, lxc_command.GET_INIT_PID, _ASK_ONE_SECONDS)
+        self._ask_budget -= monotonic() - began
         if reply.problem or reply.status != 0 or reply.value <= 0 or not self.may_monitor(reply.uid, container.lxcpath):
             return None
         if hierarchy.controller:
-            said = monitor.ask_one(container.address, lxc_command.GET_LIMIT_CGROUP, _ASK_SECONDS, hierarchy.controller)
+            said = monitor.ask_one(
+                container.address, lxc_command.GET_LIMIT_CGROUP, _ASK_ONE_SECONDS, hierarchy.controller
+            )
             path: str = said.data.rstrip(b"\0").decode("utf-8", "surrogateescape")
             if not said.problem and said.status == 0 and path.startswith("/"):
                 return path
@@ -229,8 +267,18 @@ class Cgroups:
     def _of_process(self, pid: int, container: Container, hierarchy: Hierarchy) -> str | None:
         path = f"/proc/{pid}/cgroup"
         found = cgroup.memberships(self._host.read(path), path)
-        where = found.get(hierarchy.controller if hierarchy.version == 1 else "")
-        return None if where is None else cgroup.payload_of(where, str(container.name))
+        controller = hierarchy.controller if hierarchy.version == 1 else ""
+        where = found.get(controller)
+        if where is None:
+            return None
+        own = cgroup.payload_of(where, str(container.name))
+        if own == where:  # no name of LXC's in it: it may as well be that of whoever started the container
+            parent = _status_field(self._host.read(f"/proc/{pid}/status"), b"PPid")
+            path = f"/proc/{parent[0].decode('ascii', 'replace') if parent else '?'}/cgroup"
+            starter = cgroup.memberships(self._host.read(path), path).get(controller, "/")
+            if (starter + "/").startswith(own.rstrip("/") + "/"):
+                raise CannotObserve(f"it has no {hierarchy.controller or 'v2'} cgroup of its own, but shares {own}")
+        return own
 
     def _of_init(self, container: Container, hierarchy: Hierarchy) -> str | None:
         """What /proc says of the init process, which is the child of the monitor that is pid 1 of its namespace."""

@@ -98,7 +98,15 @@ def take(
                 f"{unknown} containers run in an lxcpath too long for their sockets to tell it; name it with -P"
             )
     directories = set(defined)
-    directories.update(running if not lxcpaths else (one for one in running if one.rpartition("/")[0] in paths))
+    real = _real_lxcpaths(host, directories | running | {f"{path}/" for path in paths})
+    wanted_paths = {real[path] for path in paths}
+    directories.update(one for one in running if not lxcpaths or real[one.rpartition("/")[0]] in wanted_paths)
+    if len(set(real.values())) < len(real):  # one lxcpath by two spellings: its containers are told once, as they run
+        told: dict[tuple[str, str], str] = {}
+        for one in sorted(directories, key=running.__contains__):
+            lxcpath, _, name = one.rpartition("/")
+            told[real[lxcpath], name] = one
+        directories = set(told.values())
     found = {directory: directory.rpartition("/")[2] for directory in directories}
     wanted, missing = _select(found, names, exclude)
     if not wanted and not missing and not unseen and not found:
@@ -171,6 +179,11 @@ def default_lxcpaths(host: Host, unseen: list[str]) -> list[str]:
 
 def _clean(path: str) -> str:
     return "/" + "/".join(part for part in path.split("/") if part not in ("", "."))
+
+
+def _real_lxcpaths(host: Host, directories: set[str]) -> dict[str, str]:
+    """{lxcpath: the same with its links and .. followed} of directories LXCPATH/NAME."""
+    return {path: host.real(path) for path in {one.rpartition("/")[0] for one in directories}}
 
 
 def _is_defined(host: Host, lxcpath: str, name: str) -> bool | None:
@@ -261,7 +274,8 @@ def matcher(pattern: str) -> Callable[[str], object]:
     import fnmatch
     import re
 
-    return re.compile(fnmatch.translate(pattern)).match
+    match = re.compile(fnmatch.translate(pattern)).match
+    return lambda name: name == pattern or match(name)  # a name may hold what a pattern is made of
 
 
 def _duplicates(names: Iterable[str]) -> set[str]:

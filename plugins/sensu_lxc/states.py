@@ -147,6 +147,7 @@ def payload_without_monitor(host: Host, tree: Cgroups, container: Container, run
             place = f"{hierarchy.point}/{directory}"
             if place not in live and tree.is_populated(place, hierarchy):
                 live.append(place)
+        live += [place for place in tree.payloads_anywhere(container.name, hierarchy) if place not in live]
         if live:
             # The namesake of a running one, or web-1 where web runs and may be in it.
             rivals = [other for other in running if _may_be_in(other.rpartition("/")[2], live)]
