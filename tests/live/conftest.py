@@ -13,6 +13,7 @@ from tests.live.containers import remove_abandoned, wait_until, why_no_lxc
 from tests.live.sensu_go import Lab, sensu_go, why_no_sensu_go
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+BRIDGE = "/sys/class/net/lxcbr0"
 # Where Debian and Ubuntu have it, newer first.
 LXC_NET = (
     "/usr/libexec/lxc/lxc-net",
@@ -68,10 +69,26 @@ def sensu_go_lab(requires_sensu_go: None, tmp_path: pathlib.Path) -> Iterator[La
 
 
 def _bridge() -> None:
-    """Have lxcbr0 with its DHCP server. It stays, as after the boot of any LXC host: other runs may be using it."""
-    if os.path.isdir("/sys/class/net/lxcbr0"):
+    """Have lxcbr0 with its DHCP server. It stays, as after the boot of any LXC host: other runs may be using it.
+
+    A server that was killed, or whose 253 addresses earlier runs have used up, is started anew where nobody is there.
+    """
+    leases = pathlib.Path("/var/lib/misc/dnsmasq.lxcbr0.leases")
+    used_up = leases.exists() and leases.read_text().count("\n") > 120
+    if os.path.isdir(BRIDGE) and (os.listdir(f"{BRIDGE}/brif") or (_serves() and not used_up)):
         return
     script = next(filter(os.path.exists, LXC_NET), None)
     if script:
+        subprocess.run([script, "stop"], stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
+        if used_up:
+            leases.unlink()
         subprocess.run([script, "start"], stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=True)
-        wait_until(lambda: os.path.isdir("/sys/class/net/lxcbr0"), 10, "lxcbr0")
+        wait_until(lambda: os.path.isdir(BRIDGE) and _serves(), 10, "lxcbr0 and its DHCP server")
+
+
+def _serves() -> bool:
+    try:
+        pid = int(pathlib.Path("/run/lxc/dnsmasq.pid").read_text())
+        return "dnsmasq" in pathlib.Path(f"/proc/{pid}/cmdline").read_text()
+    except (OSError, ValueError):
+        return False

@@ -63,14 +63,16 @@ def busybox(
 ) -> Iterator["Container"]:
     """A container of its own name (PREFIX-PID-N, or exactly `name`), created, started, and removed at the end.
 
-    It has the network of /etc/lxc/default.conf unless config_lines say lxc.net.*, which then replace that.
+    It has no network but its loopback, as each address would be kept from others for an hour; config_lines with
+    lxc.net.* give it one.
     """
     container = Container(name or f"{name_prefix}-{os.getpid()}-{next(_numbers)}", lxcpath or LXCPATH)
     lines = list(config_lines)
     if any(re.match(r"\s*lxc\.net\.\d+\.type\s*=\s*none\b", line) for line in lines):
         raise ValueError("net type none gives the host's network to the container's DHCP client, which strips it")
-    if any(re.match(r"\s*lxc\.net\b", line) for line in lines):
-        lines.insert(0, "lxc.net =")
+    if not any(re.match(r"\s*lxc\.net\b", line) for line in lines):
+        lines.append("lxc.net.0.type = empty")
+    lines.insert(0, "lxc.net =")
     if limit_bytes is not None:
         # Each LXC and kernel takes the one that it knows and ignores the other.
         lines.append(f"lxc.cgroup.memory.limit_in_bytes = {limit_bytes}")

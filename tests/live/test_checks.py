@@ -1,6 +1,8 @@
 """Both checks on real containers, in states that existing plugins get wrong: each told right, none OK wrongly."""
 
 import contextlib
+import functools
+import glob
 import os
 import re
 import shutil
@@ -315,6 +317,46 @@ def test_a_payload_without_its_monitor():
             assert (status, "runs on without its monitor" in output) == (2, True), output
         status, output = check("memory", "-n", container.name)
         assert (status, "runs on without its monitor" in output) == (3, True), output
+
+
+def test_an_orphan_is_not_measured_for_its_namesake():
+    """The one's processes run on in lxc.payload.NAME, the other runs under lxc.cgroup.dir."""
+    with (
+        tempfile.TemporaryDirectory(dir="/srv") as other,
+        busybox(config_lines=["lxc.monitor.signal.pdeath = SIGCONT"]) as orphan,
+    ):
+        orphan.kill_monitor()
+        lines = [f"lxc.cgroup.dir = {orphan.name}-dir"]
+        with busybox(name=orphan.name, lxcpath=other, limit_bytes=64 * MIB, config_lines=lines) as runs:
+            runs.fill(59 * MIB)
+            status, output = check("memory", "-n", runs.name, "-P", other)
+            assert status == 2, output
+            runs.freeze_outside()
+            status, output = check("state", "-n", runs.name, "-P", other)
+            assert (status, "FROZEN" in output) == (2, True), output
+            runs.thaw_outside()
+            status, output = check("state", "-n", orphan.name, "-P", "/var/lib/lxc", "--expect", "STOPPED")
+            assert (status, "runs on without its monitor" in output) == (2, True), output
+        for mount in {
+            os.path.dirname(path) for path in glob.glob(f"/sys/fs/cgroup/**/{orphan.name}-dir", recursive=True)
+        }:
+            directory = f"{mount}/{orphan.name}-dir"
+            wait_until(functools.partial(_removed_with_children, directory), 5, f"{directory} to be removable")
+
+
+def _removed_with_children(directory: str) -> bool:
+    for parent, _, _ in os.walk(directory, topdown=False):
+        _removed(parent)
+    return not os.path.isdir(directory)
+
+
+def test_one_lxcpath_by_two_spellings():
+    with tempfile.TemporaryDirectory(dir="/srv") as folder, busybox() as container:
+        os.symlink("/var/lib/lxc", f"{folder}/link")
+        for lxcpath in (f"{folder}/link", "/var/lib/../lib/lxc"):
+            assert check("state", "-n", container.name, "-P", lxcpath)[0] == 0
+            assert check("state", "-n", container.name, "-P", lxcpath, "--expect", "STOPPED")[0] == 2
+            assert check("memory", "-n", container.name, "-P", lxcpath)[0] == 0
 
 
 def test_a_payload_that_died_with_its_monitor_is_stopped():
