@@ -255,10 +255,9 @@ def handler(work: Path, rounds: int) -> None:
         config.chmod(0o600)
         taken, whole = [], []
         for number in range(rounds):
-            # Another event each time, as the same one is held; the ledger stays, as in life.
-            recorded["timestamp"] = recorded["check"]["issued"] = recorded["check"]["executed"] = (
-                int(time.time()) - number
-            )
+            # Another incident each time, as the same one is held; the ledger stays, as in life.
+            recorded["entity"]["metadata"]["name"] = f"lxchost{number}"
+            recorded["timestamp"] = recorded["check"]["issued"] = recorded["check"]["executed"] = int(time.time())
             event = json.dumps(recorded)
             began = time.monotonic()
             sent = run([PYTHON, HANDLER, "--config", str(config)], event)
