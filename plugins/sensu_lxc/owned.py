@@ -11,7 +11,7 @@ from sensu_lxc import commands, inventory, states
 from sensu_lxc.cgroups import Cgroups
 from sensu_lxc.errors import CannotObserve, NotThere
 from sensu_lxc.inventory import Container
-from sensu_lxc.sources import ownership
+from sensu_lxc.sources import mountinfo, ownership
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -195,8 +195,8 @@ def why_not_removable(host: Host, container: Container) -> str | None:
     if rootfs is not None and not is_below(rootfs, directory):
         return f"its config names the root filesystem {rootfs}, which lies elsewhere"
     real = os.path.realpath(directory)
-    for line in host.read("/proc/self/mountinfo").decode("utf-8", "surrogateescape").splitlines():
-        point = line.split(" ")[4].replace("\\040", " ")
+    for line in host.read("/proc/self/mountinfo").decode("utf-8", "surrogateescape").rstrip("\n").split("\n"):
+        point = mountinfo.unescaped(line.split(" ")[4])
         if f"{point}/".startswith(f"{real}/"):
             return f"something is mounted at {point}"
     return None

@@ -25,11 +25,12 @@ def cgroup_mounts(raw: bytes, path: str) -> dict[str, Mount]:
         fields, kind = before.split(" "), after.split(" ")
         if not separator or len(fields) < 6 or len(kind) < 3:
             raise CannotObserve(f"{path} holds a line about cgroups that is cut off: {ascii(line[:60])}")
-        mount = Mount(_unescaped(fields[4]), _unescaped(fields[3]))
+        mount = Mount(unescaped(fields[4]), unescaped(fields[3]))
         for controller in [""] if kind[0] == "cgroup2" else kind[2].split(","):
             found.setdefault(controller, mount)
     return found
 
 
-def _unescaped(field: str) -> str:
+def unescaped(field: str) -> str:
+    """A path of mountinfo without its octal escapes (space, tab, newline, backslash)."""
     return _ESCAPE.sub(lambda match: chr(int(match.group(1), 8)), field)
