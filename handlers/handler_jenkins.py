@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # Kept from the time that Jenkins gets, for writing down what it answered.
 _RECORD_SECONDS = 0.7
+# Longer than any start that ends well.
+_STARTING_SECONDS = 900
 
 _EXAMPLES = """\
 settings, in Sensu's conf.d or the file of --config:
@@ -27,8 +29,9 @@ settings, in Sensu's conf.d or the file of --config:
   timeout (10s; not longer than that of the handler's definition), ledger, ca_file.
   SENSU_LXC_JENKINS_TOKEN and SENSU_LXC_JENKINS_API_TOKEN in the environment win over the files.
 
-exit status: 0 done (ACT) or held (HOLD). Else ERROR: 1 Jenkins refused, was not reached or did not answer in time,
-  or something unforeseen; 2 wrong options or settings; 3 the ledger can't be used; 4 no event on STDIN
+exit status: 0 done (ACT) or held (HOLD). Else ERROR: 1 Jenkins refused, was not reached, did not come up or did
+  not answer in time, or something unforeseen; 2 wrong options or settings; 3 the ledger can't be used;
+  4 no event on STDIN
 
 try it (asks nobody, records nothing):
   echo '{"lxc_autoscale": {"url": "http://localhost:8080/", "job": "lxc_provision"}}' > /tmp/lxc_autoscale.json
@@ -121,7 +124,11 @@ class HandlerJenkins(handler.Handler):
         if state in (policy.SENT, policy.COALESCED):
             return Outcome(ACT, code, said)
         if code == "starting":
-            return Outcome(HOLD, code, f"{said}; the next critical event asks again")
+            waited = now.wall - ticket.created_wall
+            if waited < _STARTING_SECONDS:
+                return Outcome(HOLD, code, f"{said}; the next critical event asks again")
+            since = f"first asked for {policy.duration(waited)} ago"
+            return Outcome(ERROR, "not-up", f"{said}, {since}: see in its log what it waits for", REFUSED)
         return Outcome(ERROR, code, said, REFUSED)
 
 

@@ -38,7 +38,8 @@ def _sensu_plugin() -> "tuple[Any, Any]":
     if spec is None:
         # The class below can't even be defined; a traceback would say that in twenty lines.
         name = os.path.splitext(os.path.basename(sys.argv[0]))[0]
-        print(f"{name} ERROR misconfigured: sensu-plugin is missing: pip install 'sensu-plugin>=0.8,<0.9'")
+        install = f"install it with: {sys.executable} -m pip install sensu-plugin==0.8.0"
+        print(f"{name} ERROR misconfigured: {sys.executable} has no sensu_plugin; {install}")
         raise SystemExit(MISCONFIGURED)
     lent = {}
     if "sensu_plugin" not in sys.modules:
@@ -137,10 +138,13 @@ class Handler(SensuHandler):  # type: ignore[misc]
         # was not handled.
         self.doing = "reading the event from STDIN"
         self.event = parse(_read_stdin(self.end))
-        if trouble:
-            trouble.args = (f"{self.event} not handled: {trouble}",)
-            raise trouble
-        return self.handle()
+        try:
+            if trouble:
+                raise trouble
+            return self.handle()
+        except Problem as problem:
+            problem.args = (f"{self.event} not handled: {problem}",)
+            raise
 
     def main(self) -> "NoReturn":
         """Run, say the outcome in one line on stdout, and leave."""

@@ -5,13 +5,14 @@ it follows no redirect and reads no proxy from the environment, and importing re
 all the rest.
 """
 
-import http.client
+import importlib
 import json
 import re
 import socket
+import sys
 import threading
 import time
-from base64 import b64encode
+from binascii import b2a_base64
 from collections import namedtuple
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -20,6 +21,7 @@ from .policy import COALESCED, REJECTED, SENT, UNKNOWN, UNSENT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import http.client
     import ssl
     from collections.abc import Mapping
     from typing import Any
@@ -77,7 +79,7 @@ class Reply:
 
     __slots__ = ("status", "headers", "body")
 
-    def __init__(self, status: int, headers: http.client.HTTPMessage) -> None:
+    def __init__(self, status: int, headers: "http.client.HTTPMessage") -> None:
         self.status = status
         self.headers = headers
         self.body = bytearray()
@@ -107,7 +109,7 @@ class Jenkins:
         self.where = f"{self._host}:{self._port}"
         self._headers = {"Accept": "application/json", "User-Agent": "sensu-lxc"}
         if login:
-            self._headers["Authorization"] = "Basic " + b64encode(":".join(login).encode()).decode()
+            self._headers["Authorization"] = "Basic " + b2a_base64(":".join(login).encode(), newline=False).decode()
         self._anonymous = login is None
         self._needs_crumb = needs_crumb
         self._deadline = deadline
@@ -155,7 +157,8 @@ class Jenkins:
         try:
             reply = self._exchange("GET", f"{path}?tree={quote(tree, safe='[],')}")
             if reply.status != 200:
-                raise Unreadable(f"{path} answered {reply.status}: the user needs Overall/Read and Job/Read")
+                why = "Jenkins is starting" if _is_starting(reply) else "the user needs Overall/Read and Job/Read"
+                raise Unreadable(f"{path} answered {reply.status}: {why}")
             about = reply.json()
         except (NotSent, Unanswered) as error:
             raise Unreadable(str(error)) from None
@@ -187,7 +190,7 @@ class Jenkins:
         except Unanswered as error:
             return Answer(UNKNOWN, "unknown-outcome", str(error))
         item = _queue_item(reply)
-        if reply.status == 201:
+        if reply.status == 201 and (item or "X-Jenkins" in reply.headers):
             return Answer(SENT, "sent", f"queue item {item}" if item else "Jenkins named no queue item", item)
         if reply.status == 303 and item:
             return Answer(COALESCED, "coalesced", f"Jenkins had it queued already, item {item}", item)
@@ -196,26 +199,31 @@ class Jenkins:
     def _refusal(self, reply: Reply, what: str, sent: bool) -> Answer:
         """An answer that is no build. Final only where the controller is up: while it starts it says anything."""
         status, what = reply.status, f"{what} answered {reply.status}"
+        is_starting, doubt = _is_starting(reply), ""
+        if status in (401, 403, 500) and "X-Jenkins" not in reply.headers:
+            is_starting, doubt = self._doubt()
+        if is_starting:
+            return Answer(UNSENT, "starting", f"{what}: Jenkins is starting", again=True)
+        text = f"{what}: {_advice(reply, self._anonymous)}" + (f"; or url leads elsewhere: {doubt}" if doubt else "")
         if status in (429, 503):
-            return Answer(UNSENT, "starting", f"{what}: Jenkins is starting, or too busy", again=True)
-        if status in (401, 403, 500):
-            doubt = self._why_not_up()
-            if doubt:
-                return Answer(UNSENT, "starting", f"{what}, and {doubt}: Jenkins is starting", again=True)
-        elif status > 500:
-            # A gateway's word: whether Jenkins got it is anybody's guess, unless it was only a look.
-            return Answer(UNKNOWN if sent else UNSENT, "unknown-outcome" if sent else "unreachable", what)
-        return Answer(REJECTED, "rejected", f"{what}: {_advice(reply, self._anonymous)}")
+            return Answer(UNSENT, "unreachable", text, again=True)
+        if status == 201 or status > 500 or (status == 500 and doubt):
+            # Not Jenkins' word: whether it got the request is anybody's guess, unless that was only a look.
+            return Answer(UNKNOWN if sent else UNSENT, "unknown-outcome" if sent else "unreachable", text)
+        return Answer(REJECTED, "rejected", text)
 
-    def _why_not_up(self) -> str:
-        """Why the controller may not be up, "" where it is. Asked without login: a wrong one gets 401 either way."""
+    def _doubt(self) -> "tuple[bool, str]":
+        """(is this a Jenkins that starts, why it may be none; "" where it is one that is up).
+
+        Asked without login: a wrong one gets 401 either way.
+        """
         try:
             reply = self._exchange("GET", "/api/json?tree=mode", anonymous=True)
         except (NotSent, Unanswered) as error:
-            return str(error)
+            return False, str(error)
         if reply.status in (200, 403) and "X-Jenkins" in reply.headers:
-            return ""
-        return f"GET /api/json answered {reply.status}"
+            return False, ""
+        return _is_starting(reply), f"GET /api/json answered {reply.status} without X-Jenkins"
 
     def _left(self) -> float:
         return self._deadline - time.monotonic()
@@ -247,7 +255,7 @@ class Jenkins:
         exchange.complete.wait(max(0.0, min(_ERROR_PAGE_SECONDS, self._left()) if is_error else self._left()))
         return exchange.reply
 
-    def connect(self) -> http.client.HTTPConnection:
+    def connect(self) -> "http.client.HTTPConnection":
         """A connection, made and verified. Raises NotSent, and what the socket raises."""
         left = self._left()
         if left <= 0:
@@ -256,12 +264,13 @@ class Jenkins:
         name: Any = self._host.encode("ascii" if self._host.isascii() else "idna")
         sock = socket.create_connection((name, self._port), min(_CONNECT_SECONDS, left))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        http_client = _http_client(bool(self._tls))
         connection: http.client.HTTPConnection
         if self._tls:
             sock = self._tls.wrap_socket(sock, server_hostname=self._host)
-            connection = http.client.HTTPSConnection(self._host, self._port, context=self._tls)
+            connection = http_client.HTTPSConnection(self._host, self._port, context=self._tls)
         else:
-            connection = http.client.HTTPConnection(self._host, self._port)
+            connection = http_client.HTTPConnection(self._host, self._port)
         sock.settimeout(max(0.001, self._left()))
         connection.sock = sock
         return connection
@@ -321,6 +330,17 @@ def _explain(error: Exception, where: str, sending: bool) -> "NotSent | Unanswer
     return NotSent("unreachable", f"could not connect: {what}")
 
 
+def _http_client(with_tls: bool) -> "Any":
+    """http.client; it loads ssl, 10 ms, where it can, and does without where it can't."""
+    if with_tls or "http.client" in sys.modules or "ssl" in sys.modules:
+        return importlib.import_module("http.client")
+    sys.modules["ssl"] = None  # type: ignore[assignment]
+    try:
+        return importlib.import_module("http.client")
+    finally:
+        del sys.modules["ssl"]
+
+
 def _tls(ca_file: str) -> "ssl.SSLContext":
     """Verified TLS; there is no way to switch it off."""
     import ssl  # 10 ms that only https costs
@@ -370,6 +390,14 @@ def _queue_item(reply: Reply) -> "int | None":
     return int(match[1]) if match else None
 
 
+def _is_starting(reply: Reply) -> bool:
+    """Whether this is Jenkins' own 503, and not that of what stands before it.
+
+    The page comes without a header of Jenkins and in the server's language, but in each it names Jenkins.
+    """
+    return reply.status == 503 and ("X-Jenkins" in reply.headers or b"Jenkins" in reply.body)
+
+
 def _advice(reply: Reply, anonymous: bool) -> str:
     """What to configure, by status and the words on Jenkins' error page."""
     page, location = reply.body.decode("utf-8", "replace"), reply.headers.get("Location") or ""
@@ -390,14 +418,20 @@ def _advice(reply: Reply, anonymous: bool) -> str:
     return _ADVICE.get(reply.status, "that is not how Jenkins answers: does url lead to it?")
 
 
+_NO_ANSWER = "what stands before Jenkins has no answer from it: is it up?"
 _ADVICE = {
+    201: "it names no queue item, as Jenkins does: does url lead to it?",
     400: "the job takes no parameters: it needs REQUEST_ID (checks/jenkins/lxc_provision.xml has it)",
     401: "user or api_token_file is wrong",
     403: "the job has another `token` or none was given, or the user may not build it (Job/Build)",
     404: "there is no such job, or the user may not see it: check job, url (its context path), and Job/Read",
     405: "the job can't be built like this: check that `job` is a job and no folder",
     409: "the job is disabled",
+    429: "what stands before Jenkins is too busy",
     500: "Jenkins failed on it: does the job have a parameter REQUEST_ID, and do choices allow the `parameters`?",
+    502: _NO_ANSWER,
+    503: _NO_ANSWER,
+    504: _NO_ANSWER,
 }
 
 

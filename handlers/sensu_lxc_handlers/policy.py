@@ -12,6 +12,7 @@ from .event import Event
 # Jenkins had an equal one queued already. REJECTED: Jenkins, being up, said no. UNSENT: it did not get to Jenkins.
 # UNKNOWN: it may have got there.
 INTENT, SENT, COALESCED, REJECTED, UNSENT, UNKNOWN = "INTENT", "SENT", "COALESCED", "REJECTED", "UNSENT", "UNKNOWN"
+STATES = (INTENT, SENT, COALESCED, REJECTED, UNSENT, UNKNOWN)
 
 # How long a refusal keeps others from asking the same again: long enough that an alert every second does not hammer at
 # Jenkins with a wrong token, short enough for who has just corrected the settings.

@@ -10,6 +10,7 @@ import re
 from collections import namedtuple
 
 from .outcome import Misconfigured, clean
+from .policy import duration
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -101,7 +102,8 @@ def jenkins_settings(settings: "Mapping[str, object]", scope: str, where: str) -
     def seconds(key: str, default: float, low: float, high: float) -> float:
         value = parse_duration(given.get(key, default))
         if value is None or not low <= value <= high:
-            raise Misconfigured(f'{scope}.{key} must be a duration such as "90s", "10m" or "2h", {low:g}s to {high:g}s')
+            limits = f"{duration(low)} to {duration(high)}"
+            raise Misconfigured(f'{scope}.{key} must be a duration such as "90s", "10m" or "2h", from {limits}')
         return value
 
     job = text("job").strip("/")
@@ -128,12 +130,13 @@ def credentials(settings: JenkinsSettings, environ: "Mapping[str, str]") -> Cred
     """The secrets: each from its variable, else from its file, the job's token at last from the settings."""
     notes: list[str] = []
 
-    def secret(variable: str, path: str) -> str:
-        return _printable(environ[variable], variable) if environ.get(variable) else _read_secret(path, notes)
+    def secret(key: str, variable: str) -> str:
+        given = environ.get(variable)
+        return _printable(given, variable) if given else _read_secret(key, getattr(settings, key), notes)
 
-    job_token = secret(TOKEN_VARIABLE, settings.token_file) or _printable(settings.token, "token")
-    api_token = secret(API_TOKEN_VARIABLE, settings.api_token_file)
-    password = "" if api_token else _read_secret(settings.password_file, notes)
+    job_token = secret("token_file", TOKEN_VARIABLE) or _printable(settings.token, "token")
+    api_token = secret("api_token_file", API_TOKEN_VARIABLE)
+    password = "" if api_token else _read_secret("password_file", settings.password_file, notes)
     if settings.user and not (api_token or password):
         raise Misconfigured(f"user is set, so api_token_file (or {API_TOKEN_VARIABLE}, or password_file) must be, too")
     if (api_token or password) and not settings.user:
@@ -215,24 +218,26 @@ def _merge(one: "dict[str, object]", two: "dict[str, object]") -> "dict[str, obj
     return merged
 
 
-def _read_secret(path: str, notes: "list[str]") -> str:
+def _read_secret(key: str, path: str, notes: "list[str]") -> str:
     if not path:
         return ""
+    where = f"{key} {clean(path)}"
     try:
         with open(path, "rb") as file:
             others = os.fstat(file.fileno()).st_mode & 0o007
             content = file.read(65536)
     except OSError as error:
-        raise Misconfigured(f"{clean(path)}: {error.strerror}, as user {os.geteuid()}") from None
+        user = os.geteuid()
+        raise Misconfigured(f"{where}: {error.strerror}: user {user} must be able to read a secret there") from None
     try:
         secret = content.decode().strip()
     except UnicodeDecodeError:
-        raise Misconfigured(f"{clean(path)} must hold the secret as one line of text") from None
+        raise Misconfigured(f"{where} must hold the secret as one line of text") from None
     if not secret:
-        raise Misconfigured(f"{clean(path)} is empty: write the secret into it")
+        raise Misconfigured(f"{where} is empty: write the secret into it")
     if others:
         notes.append(f"everybody on this host can read the secret in {clean(path)}: chmod o= it")
-    return _printable(secret, clean(path))
+    return _printable(secret, where)
 
 
 def _printable(secret: str, where: str) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import glob
+import http.server
 import json
 import os
 import re
@@ -13,11 +14,13 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sensu_lxc_handlers.ledger import Ledger
 
 from tests.standin import certificates
 from tests.standin.jenkins import Fault, Jenkins, Phase
@@ -230,6 +233,60 @@ def test_disabled_vetoed_and_plain_jobs(setup, jenkins):
         assert (got.status, got.code) == (1, "rejected") and says in got.line, got.line
 
 
+class Other:
+    """A server that is no Jenkins and answers the same to everything."""
+
+    def __init__(self, status, *headers):
+        class Request(http.server.BaseHTTPRequestHandler):
+            def do_POST(self):
+                self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                self.send_response(status)
+                for header in (*headers, ("Content-Length", "0")):
+                    self.send_header(*header)
+                self.end_headers()
+
+            do_GET = do_POST
+
+            def log_message(self, *arguments):
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Request)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/"
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.mark.parametrize("status", [200, 201, 204, 302, 401, 403, 404, 429, 500, 502, 503])
+def test_what_is_no_jenkins_is_an_error_each_time(tmp_path, status):
+    with Other(status, ("Location", "https://portal.example/")) as other:
+        setup = Setup(tmp_path, url=other.url, job=JOB, user="builder", timeout=3)
+        setup.scope["api_token_file"] = setup.secret("api", "t0ken")
+        for incident in "ij":
+            got = setup.run(core_event(incident=incident))
+            assert (got.status, got.word) == (1, "ERROR"), got.line
+            assert got.code in ("rejected", "unreachable", "unknown-outcome") and "starting" not in got.line
+            age(setup, 60)
+
+
+def test_a_start_that_takes_too_long_is_an_error(setup, jenkins):
+    setup.scope["timeout"] = 2
+    jenkins.phase = Phase.LOADING
+    assert setup.run(core_event()).code == "starting"
+    with sqlite3.connect(setup.ledger) as ledger:
+        ledger.execute("UPDATE requests SET created_wall = created_wall - 960")
+    ledger.close()
+    got = setup.run(core_event(incident="j"))
+    assert (got.status, got.word, got.code) == (1, "ERROR", "not-up") and "first asked for 16m" in got.line
+    jenkins.phase = Phase.UP
+    assert setup.run(core_event(incident="k")).code == "sent"
+
+
 @pytest.mark.parametrize("phase", [phase for phase in Phase if phase not in (Phase.UP, Phase.DOWN)])
 def test_a_jenkins_that_starts_is_no_refusal(setup, jenkins, phase):
     setup.scope["timeout"] = 3
@@ -390,8 +447,8 @@ def hand_over(process, event):
 
 
 def test_killed_before_the_intent(setup, jenkins):
-    setup.run(core_event(), "--dry-run")
-    os.makedirs(os.path.dirname(setup.ledger))
+    with Ledger(setup.ledger, 1):
+        pass
     lock = sqlite3.connect(setup.ledger, isolation_level=None)
     lock.execute("BEGIN EXCLUSIVE")
     process = setup.start()
@@ -464,9 +521,31 @@ def test_ledgers_that_can_not_be_used(setup, jenkins):
         file.write("no database" * 1000)
     got = setup.run(core_event())
     assert (got.status, got.word, got.code) == (3, "ERROR", "ledger") and "damaged" in got.line
+    assert "web1/check_memory CRITICAL" in got.line
     setup.scope["ledger"] = "/proc/sensu-lxc/ledger.sqlite"
     assert setup.run(core_event()).status == 3
     assert not jenkins.requests
+
+
+@pytest.mark.parametrize("size", [0, 50, 99, 100, 4096])
+def test_a_ledger_that_was_cut_off_is_not_begun_anew(setup, jenkins, size):
+    assert setup.run(core_event()).code == "sent"
+    os.truncate(setup.ledger, size)
+    for arguments in ((), ("--dry-run",)):
+        got = setup.run(core_event(incident="j"), *arguments)
+        assert (got.status, got.word, got.code) == (3, "ERROR", "ledger"), got.line
+        assert "web1/check_memory CRITICAL" in got.line and "look in Jenkins what was asked for lately" in got.line
+    assert len(jenkins.requests) == 1 and os.stat(setup.ledger).st_size == size
+
+
+def test_a_ledger_whose_values_make_no_sense(setup, jenkins):
+    assert setup.run(core_event()).code == "sent"
+    with sqlite3.connect(setup.ledger) as ledger:
+        ledger.execute("UPDATE requests SET wall = 'yesterday'")
+    ledger.close()
+    got = setup.run(core_event(incident="j"))
+    assert (got.status, got.code) == (3, "ledger") and "damaged" in got.line
+    assert len(jenkins.requests) == 1
 
 
 def limit_files():
@@ -602,13 +681,14 @@ def loaded(setup, event):
 
 def test_what_it_loads(setup):
     heavy = {"requests", "urllib3", "typing", "subprocess", "pathlib", "dataclasses", "shutil", "tempfile", "hashlib"}
-    assert not loaded(setup, core_event()) & (heavy - {"hashlib"})
-    assert not loaded(setup, core_event(status=0)) & (heavy | {"http.client", "ssl"})
+    assert not loaded(setup, core_event()) & (heavy - {"hashlib"} | {"ssl"})
+    assert not loaded(setup, core_event(status=0)) & (heavy | {"http.client", "email", "ssl", "socket"})
 
 
 def test_without_sensu_plugin(setup):
     got = finish(run([sys.executable, "-S", SCRIPT, "--config", setup.config], setup), b"{}")
-    assert (got.status, got.code) == (2, "misconfigured") and "pip install" in got.line
+    assert (got.status, got.code) == (2, "misconfigured")
+    assert f"{sys.executable} -m pip install sensu-plugin==0.8.0" in got.line
 
 
 def test_a_port_that_speaks_something_else(setup):

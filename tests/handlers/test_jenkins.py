@@ -12,9 +12,11 @@ from sensu_lxc_handlers.jenkins import Found, Jenkins, Unreadable
 from sensu_lxc_handlers.outcome import Misconfigured
 
 from tests.standin.jenkins import Jenkins as StandIn
+from tests.standin.jenkins import Phase
 
 from .support import job_xml
 
+CREATED = "HTTP/1.1 201 Created\r\nLocation: http://jenkins/queue/item/1/\r\nContent-Length: 0\r\n\r\n"
 UP = "HTTP/1.1 403 Forbidden\r\nX-Jenkins: 2.568.2\r\nContent-Length: 0\r\n\r\n"
 LOGIN = ("sensu", "apitoken")
 ELSEWHERE = "https://jenkins.example/job/lxc_provision/buildWithParameters"
@@ -61,6 +63,10 @@ def answer(status, headers="", body=""):
     return f"HTTP/1.1 {status} X\r\n{headers}Content-Length: {len(body)}\r\n\r\n{body}"
 
 
+# In the language of the server, with no header of Jenkins.
+STARTING = answer(503, body="<html><title>Jenkins wird gestartet</title><h1>Bitte warten ...</h1></html>")
+
+
 def client(url, login=LOGIN, needs_crumb=False, seconds=3.0, **options):
     return Jenkins(url, login, needs_crumb, time.monotonic() + seconds, **options)
 
@@ -96,6 +102,8 @@ def test_what_is_sent():
 )
 def test_only_the_number_of_a_location_counts(location, item):
     got = trigger(Scripted(answer(201, f"Location: {location}\r\n")))
+    assert (got.state, got.queue_item) == ("SENT" if item else "UNKNOWN", item)
+    got = trigger(Scripted(answer(201, f"X-Jenkins: 1.500\r\nLocation: {location}\r\n")))
     assert (got.state, got.queue_item) == ("SENT", item)
 
 
@@ -111,16 +119,33 @@ def test_only_the_number_of_a_location_counts(location, item):
         ([answer(403, "X-Required-Permission: x.Item.Build\r\n"), UP], "REJECTED", "the user lacks x.Item.Build"),
         ([answer(403, body="Invalid token provided."), UP], "REJECTED", "another `token`"),
         ([answer(500), answer(200, "X-Jenkins: 2.462.3\r\n")], "REJECTED", "parameter REQUEST_ID"),
-        ([answer(403), answer(403)] * 3, "UNSENT", "Jenkins is starting"),
-        ([answer(401), answer(503)] * 3, "UNSENT", "Jenkins is starting"),
-        ([answer(500), ""] * 3, "UNSENT", "Jenkins is starting"),
-        ([answer(503)] * 3, "UNSENT", "Jenkins is starting"),
-        ([answer(503), answer(503), answer(201)], "SENT", "no queue item"),
+        ([answer(403, "X-Jenkins: 2.568.2\r\n")], "REJECTED", "may not build it"),
+        ([answer(500, "X-Jenkins: 2.568.2\r\n")], "REJECTED", "parameter REQUEST_ID"),
+        ([answer(403), STARTING] * 3, "UNSENT", "Jenkins is starting"),
+        ([answer(401), STARTING] * 3, "UNSENT", "Jenkins is starting"),
+        ([answer(500), STARTING] * 3, "UNSENT", "Jenkins is starting"),
+        ([STARTING] * 3, "UNSENT", "Jenkins is starting"),
+        ([STARTING, STARTING, CREATED], "SENT", "queue item 1"),
+        ([answer(503), answer(429), CREATED], "SENT", "queue item 1"),
+        # What is not Jenkins, or hides it
+        ([answer(503)] * 3, "UNSENT", "has no answer from it"),
+        ([answer(429)] * 3, "UNSENT", "too busy"),
+        (
+            [answer(401), answer(401)],
+            "REJECTED",
+            "or url leads elsewhere: GET /api/json answered 401 without X-Jenkins",
+        ),
+        ([answer(403), answer(200)], "REJECTED", "or url leads elsewhere"),
+        ([answer(403), ""], "REJECTED", "or url leads elsewhere: the connection broke"),
+        ([answer(500), ""], "UNKNOWN", "or url leads elsewhere"),
+        ([answer(500), answer(500)], "UNKNOWN", "or url leads elsewhere"),
+        ([answer(201)], "UNKNOWN", "names no queue item"),
         ([answer(502)], "UNKNOWN", "answered 502"),
         ([answer(504)], "UNKNOWN", "answered 504"),
-        ([""], "UNKNOWN", "RemoteDisconnected"),
+        ([""], "UNKNOWN", "broke before an answer"),
         (["HTTP/1.1 20"], "UNKNOWN", "broke before an answer"),
-        (["220 mail.example ESMTP\r\n"], "UNKNOWN", "BadStatusLine"),
+        (["220 mail.example ESMTP\r\n"], "UNKNOWN", "broke before an answer: BadStatusLine"),
+        (["HTTP/1.1 100 Continue\r\n\r\n" + CREATED], "SENT", "queue item 1"),
         (["HTTP/1.1 201 Created\r\nLocation: /queue/item/5/\r\nX-Cut"], "SENT", "queue item 5"),
         ([answer(405)], "REJECTED", "no folder"),
         ([answer(409)], "REJECTED", "disabled"),
@@ -136,8 +161,23 @@ def test_answers(answers, state, says):
     assert sum(text.startswith("POST") for text in server.received) == 1 or state in ("UNSENT", "SENT")
 
 
+@pytest.mark.parametrize("profile", ["2.462", "2.568"])
+@pytest.mark.parametrize("phase", [phase for phase in Phase if phase is not Phase.UP])
+def test_each_phase_of_a_start(tmp_path, profile, phase):
+    """As recorded: none of them is a refusal, whoever asks, and none passes for a search that found nothing."""
+    with StandIn(profile=profile, work=tmp_path, phase=phase) as jenkins:
+        name, user = "builder", jenkins.users["builder"]
+        for secret, needs_crumb in ((user.api_token, False), (user.password, True), ("wrong", False), ("wrong", True)):
+            asked = client(jenkins.url, (name, secret), needs_crumb)
+            got = asked.trigger("j", {"REQUEST_ID": "r1"})
+            is_down = phase is Phase.DOWN
+            assert got[:2] == ("UNSENT", "unreachable" if is_down else "starting"), got
+            with pytest.raises(Unreadable, match="refused" if is_down else "answered (503: Jenkins is starting|401)"):
+                asked.find_request("j", "r1", 0)
+
+
 def test_nothing_is_sent_after_a_post_may_have_arrived():
-    server = Scripted("", answer(201), answer(201))
+    server = Scripted("", CREATED, CREATED)
     assert trigger(server).state == "UNKNOWN"
     time.sleep(0.1)
     assert len(server.received) == 1
@@ -146,7 +186,7 @@ def test_nothing_is_sent_after_a_post_may_have_arrived():
 def test_a_crumb_goes_with_its_cookie():
     crumb = json.dumps({"crumb": "c1", "crumbRequestField": "Jenkins-Crumb"})
     cookies = "Set-Cookie: JSESSIONID.1=abc; Path=/; HttpOnly\r\nSet-Cookie: route=n1\r\n"
-    server = Scripted(answer(200, cookies, crumb), answer(201))
+    server = Scripted(answer(200, cookies, crumb), CREATED)
     assert trigger(server, needs_crumb=True).state == "SENT"
     assert "Jenkins-Crumb: c1" in server.received[1] and "Cookie: JSESSIONID.1=abc; route=n1" in server.received[1]
 
@@ -164,7 +204,7 @@ def test_a_crumb_goes_with_its_cookie():
     ],
 )
 def test_crumbs_that_are_none(first, state):
-    server = Scripted(first, answer(201))
+    server = Scripted(first, CREATED)
     assert trigger(server, needs_crumb=True).state == state
     assert len(server.received) == (2 if state == "SENT" else 1)
 
@@ -237,7 +277,7 @@ def test_a_name_that_does_not_exist():
 def test_proxies_of_the_environment_are_not_asked(monkeypatch):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1/")
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1/")
-    assert trigger(Scripted(answer(201))).state == "SENT"
+    assert trigger(Scripted(CREATED)).state == "SENT"
 
 
 # Addresses

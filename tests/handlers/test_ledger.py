@@ -1,8 +1,15 @@
 """The ledger: one decision at a time, nothing lost, and a clear word when it can't be used."""
 
+import errno
 import os
+import random
+import signal
 import sqlite3
 import stat
+import struct
+import subprocess
+import sys
+import time
 
 import pytest
 from sensu_lxc_handlers import policy
@@ -11,7 +18,7 @@ from sensu_lxc_handlers.ledger import Ledger, moment
 from sensu_lxc_handlers.outcome import LedgerUnusable
 from sensu_lxc_handlers.policy import Act, Hold
 
-from .support import core_event
+from .support import SCRIPT, core_event
 
 RULES = policy.Rules(600, 60, 7200)
 
@@ -166,8 +173,209 @@ def test_made_by_a_later_version(path):
     assert "update sensu-lxc" in unusable(path)
 
 
-def test_a_file_that_was_only_just_created_is_an_empty_ledger(path):
+# Begun
+
+
+def beside(path):
+    return sorted(os.listdir(os.path.dirname(path)))
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+@pytest.mark.parametrize("content", [b"", b"SQLite format 3\0", b"x" * 99, b"SQLite format 3\0" + b"\0" * 1000])
+def test_what_holds_nothing_was_a_ledger_once(path, content, read_only):
     os.makedirs(os.path.dirname(path))
-    open(path, "w").close()
+    with open(path, "wb") as file:
+        file.write(content)
+    assert "it is damaged; look in Jenkins" in unusable(path, read_only=read_only)
+    assert open(path, "rb").read() == content
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_nothing_that_is_cut_off_lets_a_second_request_through(path, read_only):
     with Ledger(path, 1) as ledger:
-        assert decide(ledger, 1)[0] == Act(1, None, False)
+        decide(ledger, 1)
+    whole = open(path, "rb").read()
+    for size in range(0, len(whole), 256):
+        with open(path, "wb") as file:
+            file.write(whole[:size])
+        if size > len(whole) - 4096:  # SQLite takes a page that is not whole, here that of the decisions
+            with Ledger(path, 0.1, read_only=read_only) as ledger:
+                assert decide(ledger, 2)[0].code == "in-flight"
+        else:
+            assert "it is damaged" in unusable(path, read_only=read_only)
+
+
+VICTIM = """
+import os, signal, sys
+from sensu_lxc_handlers.ledger import Ledger
+path, function, after = sys.argv[1:]
+real = getattr(os, function)
+
+def killed(name, *arguments):
+    if not name.endswith(".new"):
+        return real(name, *arguments)
+    if after:
+        real(name, *arguments)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+setattr(os, function, killed)
+Ledger(path, 1)
+"""
+
+
+@pytest.mark.parametrize("function", ["open", "link", "unlink"])
+@pytest.mark.parametrize("after", ["", "after"])
+def test_killed_while_it_is_begun(path, function, after):
+    """Before and after each step: what is there then is no ledger or a whole one."""
+    environ = {"PYTHONPATH": os.path.dirname(SCRIPT)}
+    process = subprocess.run([sys.executable, "-c", VICTIM, path, function, after], env=environ)
+    assert process.returncode == -signal.SIGKILL
+    whole = os.path.exists(path)
+    assert whole == (function == "unlink" or (function == "link" and bool(after)))
+    with Ledger(path, 1) as ledger:
+        decide(ledger, 1)
+    with Ledger(path, 1) as ledger:
+        assert decide(ledger, 2)[0].code == "in-flight"
+
+
+def test_what_was_left_is_removed_after_an_hour(path):
+    os.makedirs(os.path.dirname(path))
+    for name, seconds in (("old", 3700), ("young", 60)):
+        left = f"{path}.{name}.new"
+        open(left, "w").close()
+        os.utime(left, (time.time() - seconds,) * 2)
+    with Ledger(path, 1):
+        assert beside(path) == ["ledger.sqlite", "ledger.sqlite.young.new"]
+
+
+def test_another_handler_was_faster(path, monkeypatch):
+    real = os.link
+
+    def link(one, two):
+        monkeypatch.setattr(os, "link", real)
+        with Ledger(path, 1) as other:
+            decide(other, 1)
+        real(one, two)
+
+    monkeypatch.setattr(os, "link", link)
+    with Ledger(path, 1) as ledger:
+        assert decide(ledger, 2)[0].code == "in-flight"
+    assert beside(path) == ["ledger.sqlite"]
+
+
+def test_a_disk_without_hard_links(path, monkeypatch):
+    def link(one, two):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    assert "its disk must know hard links; name a file on another one in `ledger`" in unusable(path)
+    assert beside(path) == []
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_journal_without_its_ledger(path, read_only):
+    """SQLite would play it back into the new one."""
+    os.makedirs(os.path.dirname(path))
+    open(path + "-journal", "w").close()
+    assert "its ledger is gone: move it to where that is" in unusable(path, read_only=read_only)
+    assert beside(path) == ["ledger.sqlite-journal"]
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_link_to_nothing(path, read_only):
+    os.makedirs(os.path.dirname(path))
+    os.symlink("elsewhere", path)
+    assert "a symbolic link to nothing" in unusable(path, read_only=read_only)
+    assert beside(path) == ["ledger.sqlite"]
+
+
+def test_a_link_to_a_ledger(path):
+    with Ledger(path, 1) as ledger:
+        decide(ledger, 1)
+    os.symlink(path, path + ".link")
+    with Ledger(path + ".link", 1) as ledger:
+        assert decide(ledger, 2)[0].code == "in-flight"
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_pipe(path, read_only):
+    os.makedirs(os.path.dirname(path))
+    os.mkfifo(path)
+    assert "not a regular file" in unusable(path, read_only=read_only)
+
+
+def test_a_name_that_looks_like_a_url(tmp_path):
+    path = str(tmp_path / "a?mode=memory&b#c%20d.sqlite")
+    for code in (None, "in-flight"):
+        with Ledger(path, 1) as ledger:
+            decision, _ = decide(ledger, 1 if code is None else 2)
+            assert getattr(decision, "code", None) == code
+    assert beside(path) == [os.path.basename(path)]
+
+
+# Damaged
+
+
+@pytest.mark.parametrize(
+    "column, value",
+    [("wall", "'yesterday'"), ("wall", "9e999"), ("uptime", "-9e999"), ("created_wall", "1e300"), ("generation", "1.5"),
+     ("generation", "7"), ("attempt", "'x'"), ("attempt", str(2**62)), ("state", "'SEND'"), ("state", "x'ff'"),
+     ("boot_id", "cast(x'ff' AS TEXT)"), ("detail", "x'00'"), ("request_id", "7")],
+)  # fmt: skip
+def test_values_that_make_no_sense(path, column, value):
+    with Ledger(path, 1) as ledger:
+        decide(ledger, 1)
+    other = sqlite3.connect(path)
+    other.execute(f"UPDATE requests SET {column} = {value}")
+    other.commit()
+    other.close()
+    assert "it is damaged" in unusable(path)
+
+
+def test_a_group_whose_requests_are_lost(path):
+    with Ledger(path, 1) as ledger:
+        decide(ledger, 1)
+    other = sqlite3.connect(path)
+    other.execute("DELETE FROM requests")
+    other.commit()
+    other.close()
+    assert "the requests of g are lost" in unusable(path)
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_byte_anywhere_that_is_another(path, read_only):
+    """Held, or said to be damaged: never a second request, and never an exception that nobody foresaw.
+
+    With one exception that nothing but a checksum would see: the eight bytes of the time of the latest request, of
+    which each value is as good as another.
+    """
+    with Ledger(path, 1) as ledger:
+        for group in ("a", "g", "z"):
+            for executed in (1, 2, 3):
+                now = moment()
+                _, ticket = decide(ledger, executed, group=group, now=now)
+                if ticket:
+                    ledger.settle(ticket, policy.SENT, now, 7, "queue item 7")
+                if group == "g" and ticket:
+                    latest = now
+    whole = open(path, "rb").read()
+    at = whole.index(struct.pack(">d", latest.uptime))
+    assert whole.count(struct.pack(">d", latest.uptime)) == 1
+    places = [place for place, byte in enumerate(whole) if byte and not at <= place < at + 8]
+    seed = random.randrange(1 << 32)
+    chosen = random.Random(seed)
+    outcomes = set()
+    for place in chosen.sample(places, 400):
+        damaged = bytearray(whole)
+        damaged[place] ^= chosen.randrange(1, 256)
+        with open(path, "wb") as file:
+            file.write(damaged)
+        try:
+            with Ledger(path, 0.1, read_only=read_only) as ledger:
+                decision, ticket = decide(ledger, 9)
+            assert isinstance(decision, Hold) and ticket is None, (seed, place, damaged[place])
+            outcomes.add(decision.code)
+        except LedgerUnusable as error:
+            assert str(error).isprintable()
+            outcomes.add("unusable")
+    assert "cooldown" in outcomes and "unusable" in outcomes

@@ -37,6 +37,8 @@ def test_as_little_as_the_original_had_is_enough():
         ({"user": "a\nb"}, "user must be a text of one line"),
         ({"cooldown": "soon"}, 'cooldown must be a duration such as "90s"'),
         ({"cooldown": -1}, "cooldown"),
+        ({"cooldown": "31d"}, '"2h", from 0s to 30d'),
+        ({"timeout": 601}, '"2h", from 2s to 10m'),
         ({"cooldown": True}, "cooldown"),
         ({"timeout": 1}, "timeout must be"),
         ({"timeout": float("nan")}, "timeout must be"),
@@ -117,13 +119,15 @@ def test_a_secret_that_everybody_can_read_is_said(tmp_path):
 def test_a_file_that_holds_no_secret(tmp_path, content):
     with pytest.raises(Misconfigured) as error:
         settings.credentials(parsed(token_file=write(tmp_path / "t", content)), {})
-    assert f"{tmp_path}/t" in str(error.value) and "s3cret" not in str(error.value)
+    assert f"token_file {tmp_path}/t" in str(error.value) and "s3cret" not in str(error.value)
 
 
 @pytest.mark.parametrize(
     "scope, says",
     [
-        ({"token_file": "/nonexistent/token"}, "/nonexistent/token: No such file"),
+        ({"token_file": "/nonexistent/token"}, "^token_file /nonexistent/token: No such file .* user [0-9]+ must"),
+        ({"api_token_file": "/nonexistent/t"}, "^api_token_file /nonexistent/t: No such file"),
+        ({"password_file": "/nonexistent/t"}, "^password_file /nonexistent/t: No such file"),
         ({"user": "sensu"}, "api_token_file"),
         ({"user": "a:b", "password_file": "/etc/hostname"}, "colon"),
         ({"password_file": "/etc/hostname"}, "user must be"),

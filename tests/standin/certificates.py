@@ -7,6 +7,24 @@ from collections import namedtuple
 
 Authority = namedtuple("Authority", "ca chain key")  # paths; give (chain, key) to Jenkins(tls=...), ca to the client
 
+# Whole as RFC 5280 wants them: since 3.13 Python verifies strictly.
+_EXTENSIONS = """\
+[req]
+distinguished_name = name
+[name]
+[authority]
+basicConstraints = critical, CA:TRUE
+keyUsage = critical, keyCertSign, cRLSign
+subjectKeyIdentifier = hash
+[server]
+basicConstraints = critical, CA:FALSE
+keyUsage = critical, digitalSignature
+extendedKeyUsage = serverAuth
+subjectKeyIdentifier = hash
+authorityKeyIdentifier = keyid
+subjectAltName = IP:127.0.0.1, DNS:localhost
+"""
+
 
 def available():
     """Whether certificates can be made here."""
@@ -16,16 +34,17 @@ def available():
 def make(directory, name="sensu-lxc test CA"):
     """A fresh Authority in a directory."""
     os.makedirs(directory, exist_ok=True)
-    ca, ca_key, chain, key, request, extensions = (
-        os.path.join(directory, file) for file in ("ca.pem", "ca.key", "chain.pem", "server.key", "server.csr", "ext")
+    ca, ca_key, chain, key, request, settings = (
+        os.path.join(directory, file) for file in ("ca.pem", "ca.key", "chain.pem", "server.key", "server.csr", "cnf")
     )
-    with open(extensions, "w", encoding="utf-8") as file:
-        file.write("subjectAltName=IP:127.0.0.1,DNS:localhost\nbasicConstraints=CA:FALSE\n")
-    new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    _openssl("req", "-x509", *new_key, "-keyout", ca_key, "-out", ca, "-subj", f"/CN={name}", "-days", "2")
+    with open(settings, "w", encoding="utf-8") as file:
+        file.write(_EXTENSIONS)
+    new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-config", settings]
+    authority = ["-x509", "-extensions", "authority", "-subj", f"/CN={name}", "-days", "2"]
+    _openssl("req", *new_key, *authority, "-keyout", ca_key, "-out", ca)
     _openssl("req", *new_key, "-keyout", key, "-out", request, "-subj", "/CN=127.0.0.1")
-    signing = ["-CA", ca, "-CAkey", ca_key, "-CAcreateserial", "-days", "2", "-extfile", extensions]
-    _openssl("x509", "-req", "-in", request, *signing, "-out", chain)
+    signing = ["-CA", ca, "-CAkey", ca_key, "-CAcreateserial", "-days", "2", "-extfile", settings]
+    _openssl("x509", "-req", "-in", request, *signing, "-extensions", "server", "-out", chain)
     return Authority(ca, chain, key)
 
 
