@@ -3,12 +3,14 @@
 PYTHON ?= python3
 BIN = .venv/bin
 PACKAGES = lxc lxc-templates busybox-static dnsmasq-base
+VM_PACKAGES = qemu-system-x86 mmdebstrap debian-archive-keyring e2fsprogs
 .DEFAULT_GOAL = help
 
 help:
 	@echo "make demo    the whole loop, step by step: a container runs short, Jenkins makes another one"
 	@echo "make test    the tests that need neither root nor LXC"
 	@echo "make live    the tests on real containers (root, LXC; Sensu Go where it is on PATH)"
+	@echo "make test-vm the live tests in a QEMU guest with pure cgroup v2 (minutes without KVM; VM=--all for all of them)"
 	@echo "make lint    style and types"
 	@echo "make bench   what a check costs, side by side with what one could do instead"
 
@@ -17,8 +19,9 @@ help:
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
 	    apt-get update -qq && apt-get install -y -qq python3-venv >/dev/null; } || \
 	    { echo "$(PYTHON) can make no virtual environment: install python3-venv"; exit 1; }
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check '.[test,lint]'
+	@echo "setting up .venv: half a minute, once"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check '.[test,lint]'
 # The dependencies stay; the scripts are run from the checkout. (An editable installation would load its finder, and by
 # it pathlib and typing, into every interpreter, which no figure of make bench should contain.)
 	@$(BIN)/pip uninstall --quiet --yes sensu-lxc && rm -rf build
@@ -34,10 +37,16 @@ demo: .venv/ready packages
 	@$(BIN)/python -m tests.demo
 
 test: .venv/ready packages
-	$(BIN)/python -m pytest -q -m "not live"
+	$(BIN)/python -m pytest -q -m "not live" -n auto --dist loadfile
 
 live: .venv/ready packages
 	$(BIN)/python -m pytest -q -m live tests/live
+
+test-vm: .venv/ready
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! dpkg -s $(VM_PACKAGES) >/dev/null 2>&1; then \
+	    echo "installing $(VM_PACKAGES)"; apt-get update -qq && \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(VM_PACKAGES) >/dev/null; fi
+	$(BIN)/python -m tests.vm $(VM)
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -50,6 +59,6 @@ bench: .venv/ready packages
 	$(BIN)/python benchmarks/bench.py
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .vm build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help packages demo test live lint bench clean
+.PHONY: help packages demo test live test-vm lint bench clean

@@ -50,7 +50,7 @@ SHELL_LOOP = 'while read -r path; do "$0" "$path"; done < "$1"'
 INFO_LOOP = 'while read -r name; do lxc-info -n "$name"; done < "$1"'
 
 
-def run(command: Sequence[str], stdin: str = "") -> tuple[float, float]:
+def run(command: Sequence[str], stdin: str = "", statuses: Sequence[int] = (0,)) -> tuple[float, float]:
     """(wall time in ms, peak RSS in MB) of one process."""
     began = time.perf_counter()
     process = subprocess.Popen(
@@ -62,19 +62,21 @@ def run(command: Sequence[str], stdin: str = "") -> tuple[float, float]:
     _, status, usage = os.wait4(process.pid, 0)
     elapsed = (time.perf_counter() - began) * 1000
     process.returncode = os.waitstatus_to_exitcode(status)  # it is waited for already
-    if process.returncode:
+    if process.returncode not in statuses:
         raise SystemExit(f"{' '.join(command)[:200]} ended with {process.returncode}: a figure of a failure is none")
     return elapsed, usage.ru_maxrss / 1024
 
 
-def side_by_side(commands: dict[str, Sequence[str]], rounds: int, stdin: str = "") -> dict[str, tuple[float, float]]:
+def side_by_side(
+    commands: dict[str, Sequence[str]], rounds: int, stdin: str = "", statuses: Sequence[int] = (0,)
+) -> dict[str, tuple[float, float]]:
     """{name: medians of run()}; a round runs each command once, so that a busy moment meets all of them."""
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
     for command in commands.values():
-        run(command, stdin)
+        run(command, stdin, statuses)
     for _ in range(rounds):
         for name, command in commands.items():
-            taken[name].append(run(command, stdin))
+            taken[name].append(run(command, stdin, statuses))
     return {name: (statistics.median(ms for ms, _ in runs), max(mb for _, mb in runs)) for name, runs in taken.items()}
 
 
@@ -86,8 +88,8 @@ def table(title: str, rows: dict[str, tuple[float, float]], base: str) -> None:
         print(f"| {name:52} | {ms:9.2f} | {mb:6.1f} | {ms / rows[base][0]:6.2f} |")
 
 
-def made_tree(root: Path, count: int) -> None:
-    """A made cgroup v2 host with `count` running containers below root."""
+def made_tree(root: Path, count: int, stopped: int = 0) -> None:
+    """A made cgroup v2 host with `count` containers below root, of which that many are stopped."""
     stat = "".join(
         f"{key} {value}\n"
         for key, value in {
@@ -108,6 +110,8 @@ def made_tree(root: Path, count: int) -> None:
         name = f"web{number:04}"
         (root / f"var/lib/lxc/{name}").mkdir(parents=True)
         (root / f"var/lib/lxc/{name}/config").write_text("lxc.start.auto = 1\n")
+        if number < stopped:
+            continue
         group = root / f"sys/fs/cgroup/lxc.payload.{name}"
         group.mkdir(parents=True)
         (group / "cgroup.events").write_text("populated 1\nfrozen 0\n")
@@ -119,6 +123,33 @@ def made_tree(root: Path, count: int) -> None:
         (group / "memory.stat").write_text(stat)
         sockets.append(f"{number:016x}: 00000002 00000000 00010000 0001 01 {number + 999} @/var/lib/lxc/{name}/command")
     (root / "proc/1/net/unix").write_text("\n".join(sockets) + "\n")
+
+
+def crowded(root: Path, services: int, processes: int) -> None:
+    """Put services and processes of others beside the containers of a made tree."""
+    top = root / "sys/fs/cgroup"
+    files = [
+        f"{controller}.{what}"
+        for controller, whats in {
+            "cgroup": "controllers events freeze kill max.depth max.descendants procs stat subtree_control type",
+            "cpu": "idle max max.burst pressure stat weight weight.nice uclamp.max uclamp.min",
+            "cpuset": "cpus cpus.effective cpus.partition mems mems.effective",
+            "io": "bfq.weight latency max pressure stat weight",
+            "memory": "current events events.local high low max min numa_stat oom.group peak pressure reclaim stat "
+            "swap.current swap.events swap.high swap.max zswap.current zswap.max",
+            "pids": "current events max peak",
+        }.items()
+        for what in whats.split()
+    ]
+    places = [f"system.slice/unit{number}.service" for number in range(services)]
+    for place in ("", "system.slice", *places):
+        (top / place).mkdir(parents=True, exist_ok=True)
+        for file in files:
+            (top / place / file).touch()
+    for number in range(processes):
+        process = root / f"proc/{10000 + number}"
+        process.mkdir()
+        (process / "cgroup").write_text(f"0::/{places[number % services]}\n")
 
 
 def opened_by(script: Sequence[str], below: Sequence[str], out: Path) -> Path:
@@ -196,6 +227,24 @@ def many_containers(work: Path, rounds: int, counts: Sequence[int]) -> None:
                 f"added per container from {counts[low]} to {counts[high]}: {check:.1f} us, bare loop {bare:.1f} us, "
                 f"{check / bare:.2f} times (to reach: at most 2)"
             )
+
+
+def stopped_containers(work: Path, rounds: int) -> None:
+    """Stopped containers, for each of which it is made sure that nothing of it runs on without its monitor."""
+    for script in (MEMORY, STATE):
+        commands: dict[str, Sequence[str]] = {}
+        for stopped in (0, 100):
+            root = str(work / f"stopped-{stopped}")
+            if not os.path.exists(root):
+                made_tree(Path(root), 1000, stopped)
+                crowded(Path(root), 150, 3000)
+            commands[f" 1000 containers of which {stopped:3} stopped"] = [PYTHON, script, "--root", root]
+        measured = side_by_side(commands, max(7, rounds // 3), statuses=(0, 2))  # a stopped one is CRITICAL
+        table(
+            f"{Path(script).name}, made tree with 150 services and 3000 processes beside the containers",
+            measured,
+            next(iter(measured)),
+        )
 
 
 def real_containers(work: Path, rounds: int, names: Sequence[str]) -> None:
@@ -281,10 +330,10 @@ def main() -> None:
     """Parse the options and run all of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=21, help="how often each command is run (default: 21)")
-    parser.add_argument("--only", choices=["one", "many", "real", "handler"], help="one part")
+    parser.add_argument("--only", choices=["one", "many", "stopped", "real", "handler"], help="one part")
     options = parser.parse_args()
     print(f"{sys.version.split()[0]} on {os.uname().release}, {os.cpu_count()} CPUs, {options.rounds} rounds")
-    wanted = {options.only} if options.only else {"one", "many", "real", "handler"}
+    wanted = {options.only} if options.only else {"one", "many", "stopped", "real", "handler"}
     from tests.live.containers import busybox, why_no_lxc
 
     why = why_no_lxc()
@@ -304,6 +353,8 @@ def main() -> None:
                     one_container(work, options.rounds, container.name)
         if "many" in wanted:
             many_containers(work, options.rounds, counts)
+        if "stopped" in wanted:
+            stopped_containers(work, options.rounds)
         if "real" in wanted and why:
             print(f"\nleft out: 50 real containers, lxc-info: {why}")
         elif "real" in wanted:

@@ -3,18 +3,20 @@
 
 from __future__ import annotations
 
-from time import sleep
+from collections import namedtuple
 
-from sensu_lxc import cgroups, inventory, plugin, render
-from sensu_lxc.errors import CannotObserve, NotThere
+from sensu_lxc import measuring, plugin, render
+from sensu_lxc.errors import CannotObserve
 from sensu_lxc.findings import Finding, Measure, State
 from sensu_lxc.levels import Levels, threshold
+from sensu_lxc.options import Misuse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sensu_lxc.cgroups import Cgroups, Memory
+    from sensu_lxc.cgroups import Memory
+    from sensu_lxc.history import Past
     from sensu_lxc.inventory import Container
     from sensu_lxc.levels import Threshold
     from sensu_lxc.sources.meminfo import HostMemory
@@ -26,23 +28,27 @@ METRICS = {
     "swap": "what was swapped out, of the swap the container may use",
 }
 WORDS = {"swap": "swapped out", "working-set": "in the working set", "usage": "charged"}
-REBOOT_SECONDS = 0.1
+# memory: Memory; kills: OomKills, or None where nobody asks for them.
+Facts = namedtuple("Facts", "memory kills")
 
 
-class CheckContainerMemory(plugin.ContainerCheck):
+class CheckContainerMemory(measuring.MeasuringCheck):
     """Alert when a container nears its memory limit, or uses more than it should.
 
     Reads the memory cgroup of running containers (v1, hybrid and v2); needs no root. Without -w and -c: -w 80% -c 90%.
+    OOM kills are those since the previous run of the same command line, which has to be less than an hour ago.
     """
 
     example = """\
   check_container_memory.py -n web1 -w 80% -c 90%
   check_container_memory.py -n 'web*' -n db1 -w 900M -c 1.5GiB
   check_container_memory.py --exclude build1 --metric working-set -c 95%
+  check_container_memory.py --oom-kills-critical 1 --swap-warning 50%
 
 A threshold is N (alerts at N and above: 943718400, 900M, 1.5GiB, 80% of the limit) or a Nagios range (64M:, @10%:20%).
 --metric:
 """ + "\n".join(f"  {name:12} {what}" for name, what in METRICS.items())
+    measured = "memory"
 
     def setup(self) -> None:
         plugin.add_levels(self.parser, "memory (default: -w 80%% -c 90%%)")
@@ -51,59 +57,77 @@ A threshold is N (alerts at N and above: 943718400, 900M, 1.5GiB, 80% of the lim
         add(
             "--unlimited-as", choices=["host"], help="a container without a limit is measured against the host's memory"
         )
+        for grade in ("warning", "critical"):
+            add(
+                f"--swap-{grade}", metavar="RANGE", type=threshold,
+                help=f"{grade.upper()} at this much swapped out, besides --metric",
+            )  # fmt: skip
+        for grade in ("warning", "critical"):
+            add(
+                f"--oom-kills-{grade}", metavar="N", type=threshold,
+                help=f"{grade.upper()} at so many processes killed for want of memory since the previous run",
+            )  # fmt: skip
         super().setup()
 
     def validate(self) -> None:
         super().validate()
-        self.levels = plugin.levels(self.options, Levels(threshold("80%"), threshold("90%")))
-
-    def findings(self) -> Iterator[Finding]:
-        found = self.inventory()
-        for name in found.missing:
-            yield Finding(State.UNKNOWN, name, "no such container here, or it is not running and hidden from this user")
-        running = [container for container in found.containers if container.has_monitor]
-        stopped = [container for container in found.containers if not container.has_monitor]
-        tree = cgroups.Cgroups(self.host, found.running)
-        host = tree.host_memory()
         options = self.options
-        for container in running:
-            try:
-                memory = observe(tree, container, options.metric)
-                yield judge(container.label, memory, host, self.levels, options.metric, options.unlimited_as == "host")
-            except CannotObserve as problem:
-                if isinstance(problem, NotThere) and not inventory.has_monitor_now(self.host, container):
-                    stopped.append(container)
-                else:
-                    yield Finding(State.UNKNOWN, container.label, str(problem))
-        if stopped:
-            from sensu_lxc.states import payload_without_monitor
-        for container in stopped:
-            try:
-                orphans = payload_without_monitor(self.host, tree, container, found.running)
-            except CannotObserve as problem:
-                yield Finding(State.UNKNOWN, container.label, str(problem))
-                continue
-            if orphans:
-                yield Finding(State.UNKNOWN, container.label, f"runs on without its monitor, in {orphans}")
-            elif options.name:
-                yield Finding(State.UNKNOWN, container.label, "is not running, so it has no memory to measure")
-        if stopped and not options.name:
-            self.note(f"{len(stopped)} not running")
-        for sentence in found.unseen:
-            self.note(sentence)
+        self.levels = plugin.levels(options, Levels(threshold("80%"), threshold("90%")))
+        self.swap_levels = Levels(options.swap_warning, options.swap_critical)
+        self.kill_levels = Levels(options.oom_kills_warning, options.oom_kills_critical)
+        for levels in (self.swap_levels, self.kill_levels):
+            contradiction = levels.contradiction()
+            if contradiction:
+                raise Misuse(contradiction)
+        if self.kill_levels.use_percent:
+            raise Misuse("--oom-kills-warning and -critical count processes; write for example --oom-kills-critical 1")
+        self.looks_at_swap = options.metric == "swap" or self.swap_levels != (None, None)
+        self.counts_kills = self.kill_levels != (None, None)
 
+    def prepare(self) -> None:
+        self.host_memory = self.tree.host_memory()
+        if self.counts_kills:
+            from sensu_lxc.history import History
 
-def observe(tree: Cgroups, container: Container, metric: str) -> Memory:
-    """The container's memory. Its cgroup is made anew at a reboot, hence the second look."""
-    for surely in (False, True, True):
-        try:
-            memory = tree.memory(container, surely)
-            return tree.swap(container, memory, surely) if metric == "swap" else memory
-        except NotThere as problem:
-            vanished = problem
-        if surely:
-            sleep(REBOOT_SECONDS)
-    raise vanished
+            self.history = History(self.host, self.options.state_dir, arguments=self.arguments)
+
+    def observe(self, container: Container, surely: bool) -> Facts:
+        memory = self.tree.memory(container, surely)
+        if self.looks_at_swap:
+            memory = self.tree.swap(container, memory, surely)
+        if not self.counts_kills:
+            return Facts(memory, None)
+        from sensu_lxc.accounting import oom_kills
+
+        return Facts(memory, oom_kills(self.host, self.tree, container, surely))
+
+    def judge(self, container: Container, facts: Facts) -> Iterator[Finding]:
+        options, label = self.options, container.label
+        by_host = options.unlimited_as == "host"
+        yield judge(label, facts.memory, self.host_memory, self.levels, options.metric, by_host)
+        if self.swap_levels != (None, None):
+            yield judge(label, facts.memory, self.host_memory, self.swap_levels, "swap", by_host)
+        if facts.kills is not None:
+            yield judge_kills(label, self._kills_since(container, facts), self.kill_levels)
+
+    def _kills_since(self, container: Container, facts: Facts) -> int | None:
+        """Since the previous run; None where there was none, or it was too long ago."""
+        from sensu_lxc.history import Past
+
+        before: Past | None = self.history.before(container.directory)
+        self.history.keep(container.directory, Past.now(facts.kills))
+        if before is None:
+            return None
+        kills: int = facts.kills.kills
+        # A restarted one counts from there. On v1 a cgroup inside that was removed took its kills along.
+        return kills if before.life != facts.kills.life else max(0, kills - before.counters[""][0])
+
+    def finish(self) -> Iterator[Finding]:
+        if self.counts_kills:
+            try:
+                self.history.save()
+            except CannotObserve as problem:
+                yield Finding(State.UNKNOWN, "", f"OOM kills can't be told from run to run: {problem}")
 
 
 def judge(
@@ -142,6 +166,18 @@ def judge(
         return words if threshold is None else f"{words} ({state.name.lower()} at {spelt(threshold)})"
 
     return Finding(state, label, said, (measure,), value / whole if whole else value / 2**63)
+
+
+def judge_kills(label: str, kills: int | None, levels: Levels) -> Finding:
+    """What the OOM killer took since the previous run. A process that it took is seen in no amount of memory."""
+    if kills is None:
+        return Finding(State.OK, label, "OOM kills are counted from this run on")
+    state, threshold = levels.judge(kills)
+    words = f"{kills} OOM kill{'' if kills == 1 else 's'} since the previous run"
+    if threshold is not None:
+        words += f" ({state.name.lower()} at {threshold.text})"
+    warning, critical = (level.as_range() if level else "" for level in levels)
+    return Finding(state, label, words, (Measure("oom_kills", kills, "", warning, critical, 0),), kills or -1.0)
 
 
 def spelt(threshold: Threshold) -> str:

@@ -5,27 +5,34 @@ from __future__ import annotations
 
 from sensu_lxc import cgroups, inventory, plugin, states
 from sensu_lxc.errors import CannotObserve
+from sensu_lxc.expected import EXPECTABLE, absent, judge
 from sensu_lxc.findings import Finding, Measure, State
+from sensu_lxc.levels import duration
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-EXPECTABLE = ("RUNNING", "STOPPED", "FROZEN")
-# A state on its way to the one that is expected: (expected, seen).
-PASSING = {("RUNNING", "STARTING"), ("STOPPED", "STOPPING"), ("FROZEN", "FREEZING")}
+    from sensu_lxc.lives import Often
+
+# The options about a container's life. Nothing is loaded or read for them unless one is given.
+LIVES = ("restarts_warning", "restarts_critical", "uptime_warning", "uptime_critical", "addresses")
+HAVE_NO_LIFE = ("STOPPED", "STARTING", "STOPPING", "ABORTING", states.ORPHANED)
 
 
 class CheckContainerState(plugin.ContainerCheck):
     """Alert when a container is not in the state it should be in.
 
     Asks LXC's monitors and the kernel's freezer, starts no process and needs root only to list containers that are
-    hidden from others. A hung monitor, or processes that run on without one, is CRITICAL whatever is expected.
+    hidden from others. A hung monitor, or processes that run on without one, is CRITICAL whatever is expected. Restarts
+    are counted from run to run of the same command line: what was restarted twice between two runs counts once, and a
+    window of more than an hour needs runs more often than hourly.
     """
 
     example = """\
   check_container_state.py
   check_container_state.py --autostart-only --exclude 'test-*'
+  check_container_state.py -n 'web*' --restarts-critical 3/1h --uptime-warning 10m --addresses ipv4,ipv6
   check_container_state.py -n golden-image -P /srv/lxc --expect STOPPED"""
 
     def setup(self) -> None:
@@ -33,12 +40,34 @@ class CheckContainerState(plugin.ContainerCheck):
         add(
             "--expect",
             metavar="STATE",
+            type=str.upper,
             choices=EXPECTABLE,
             default="RUNNING",
             help="RUNNING (default), STOPPED, FROZEN",
         )
         add("--autostart-only", action="store_true", help="only those that start with the host (lxc.start.auto = 1)")
+        for grade in ("warning", "critical"):
+            add(
+                f"--restarts-{grade}", metavar="N/TIME", type=_often,
+                help=f"{grade.upper()} at N restarts within that time: 3/1h",
+            )  # fmt: skip
+            add(
+                f"--uptime-{grade}", metavar="TIME", type=duration,
+                help=f"{grade.upper()} while it has been up for less than that",
+            )  # fmt: skip
+        add(
+            "--addresses", metavar="FAMILY", type=_families,
+            help="ipv4, ipv6 or both (ipv4,ipv6): CRITICAL where it has none that others could reach it at",
+        )  # fmt: skip
         super().setup()
+
+    def validate(self) -> None:
+        super().validate()
+        self.tells_lives = any(getattr(self.options, name) is not None for name in LIVES)
+        if self.tells_lives:
+            from sensu_lxc import lives
+
+            lives.validate(self.options)
 
     def findings(self) -> Iterator[Finding]:
         found = self.inventory()
@@ -46,7 +75,7 @@ class CheckContainerState(plugin.ContainerCheck):
             if inventory.is_pattern(name):
                 yield Finding(State.UNKNOWN, name, "matches no container that can be seen here")
             else:
-                yield Finding(State.CRITICAL, name, "does not exist: no lxcpath defines it and no monitor runs for it")
+                yield absent(name)
         for sentence in found.unseen:
             yield Finding(State.UNKNOWN, "", f"stopped containers may be missing here: {sentence}")
         containers = found.containers
@@ -64,42 +93,44 @@ class CheckContainerState(plugin.ContainerCheck):
         tree = cgroups.Cgroups(self.host, found.running)
         seconds = min(2.0, self.options.timeout * 0.3)
         seen = states.observe(self.host, tree, containers, seconds, found.running)
-        counts = dict.fromkeys(EXPECTABLE, 0)
+        counts, hidden = dict.fromkeys(EXPECTABLE, 0), 0
+        told = None
+        if self.tells_lives:
+            from sensu_lxc.lives import Lives
+
+            told = Lives(self.host, self.options, self.arguments)
         for container in containers:
             state = seen[container.directory]
             if isinstance(state, CannotObserve):
                 yield Finding(State.UNKNOWN, container.label, str(state))
             else:
                 counts[state.name] = counts.get(state.name, 0) + 1
-                yield judge(container.label, state, self.options.expect, container.defined)
+                finding = judge(container.label, state, self.options.expect, container.defined)
+                hidden += finding.state is State.OK and state.doubt != ""
+                yield finding
+            if told is not None:
+                lives_on = not isinstance(state, CannotObserve) and state.name not in HAVE_NO_LIFE
+                yield from told.findings(tree, container, lives_on)
+        if told is not None:
+            yield from told.finish()
+        if hidden:
+            self.note(
+                f"the config of {hidden} can't be read by this user: what runs on in a cgroup named by "
+                "lxc.cgroup.dir.container alone is not seen"
+            )
         self.measures = [Measure(name.lower(), count, minimum=0) for name, count in counts.items()]
 
 
-def judge(label: str, state: states.State, expected: str, defined: bool | None = True) -> Finding:
-    """What a state means where another one may be expected.
+def _often(text: str) -> Often:
+    from sensu_lxc.lives import often
 
-    A container that does not run and that this user may not see the definition of might not exist at all: said, as
-    both is bad where it should run.
-    """
-    detail = f" ({state.detail})" if state.detail else ""
-    if state.name == states.UNRESPONSIVE:
-        return Finding(State.CRITICAL, label, f"monitor unresponsive{detail}; lxc-info and lxc-stop will hang on it")
-    if state.name == states.ORPHANED:
-        return Finding(
-            State.CRITICAL,
-            label,
-            f"runs on without its monitor, in {state.detail}; LXC calls it STOPPED, and starting it would start a "
-            "second copy: end those processes first",
-        )
-    unsure = ""
-    if state.name == "STOPPED" and defined is None:
-        unsure = ", if it exists: its definition can't be read by this user"
-        if expected != "RUNNING":
-            return Finding(State.UNKNOWN, label, f"STOPPED{unsure}")
-    if state.name == expected:
-        return Finding(State.OK, label, f"{state.name}{detail}")
-    grade = State.WARNING if (expected, state.name) in PASSING else State.CRITICAL
-    return Finding(grade, label, f"{state.name}{detail}, expected {expected}{unsure}")
+    return often(text)
+
+
+def _families(text: str) -> list[str]:
+    from sensu_lxc.lives import families
+
+    return families(text)
 
 
 def main() -> None:

@@ -36,9 +36,10 @@ EXAMPLE = """\
   provision_container.py --request-id web-17 --clone golden-web --name-prefix web --wait-for-ip 1m
   provision_container.py --request-id db-3 --template download -- --dist debian --release bookworm --arch amd64
 
-The container's name is PREFIX-HASH, with a hash of the request id. A second run of the same id, also at the same time,
-finds the container of the first, starts it where it was stopped, and prints the same with "created": false. Which id a
-container was made for stands in its sensu-lxc.json; a container without that is somebody else's and never touched.
+The container's name is PREFIX-HASH, with a hash of the request id: the same id with another --name-prefix is another
+container. A second run of the same id and prefix, also at the same time, finds the container of the first, starts it
+where it was stopped, and prints the same with "created": false. Which id a container was made for stands in its
+sensu-lxc.json; a container without that is somebody else's and never touched.
 
 stdout: one JSON line: name, request_id, lxcpath, state, created, init_pid, ips, seconds; after a failure name,
         request_id, lxcpath, error, left (the directories of what this request left behind), seconds
@@ -57,6 +58,7 @@ _STEP_SECONDS = 0.05
 _PROOF_SECONDS = 0.2
 _MONITOR_SECONDS = 2.0
 _LXC_CONFIG_SECONDS = 10.0
+_NET_TYPE = re.compile(r"lxc\.net\.\d+\.type", re.ASCII)
 _PASSING = ("STARTING", "STOPPING", "ABORTING", "FREEZING", "THAWED", states.UNRESPONSIVE)
 
 # name: of the container; made_from: see ownership.Record; argv: what makes it.
@@ -176,7 +178,7 @@ def validated(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         raise Misuse(f"--template-path {options.template_path} is not executable; chmod +x it")
     if options.lxcpath is not None:
         if not options.lxcpath.startswith("/"):
-            raise Misuse(f"--lxcpath {text(options.lxcpath)} is not absolute; write for example -P /var/lib/lxc")
+            raise Misuse(f"--lxcpath {options.lxcpath!r} is not absolute; write for example -P /var/lib/lxc")
         options.lxcpath = "/" + os.path.normpath(options.lxcpath).strip("/")
     return options, template_arguments
 
@@ -296,7 +298,7 @@ class Provisioning:
         say(f"making {plan.name}: {shlex.join(plan.argv)}")
         done = self._run(plan.argv, keep_open=[self.lock])
         if done.status or done.why:
-            raise CannotAct(f"{plan.argv[0]} {done}; the lines above say why")
+            raise CannotAct(f"{plan.argv[0]} {done}; its own lines on stderr say why")
         self._check_made()
         record = record._replace(state=ownership.CREATED)
         self._remember(record)
@@ -359,9 +361,12 @@ class Provisioning:
         size = _size(log)
         done = self._run(["lxc-start", "-n", plan.name, "-P", plan.lxcpath, "-d", "-o", log, "-l", "ERROR"])
         if done.status or done.why:
-            for line in _errors(log, size):
+            errors = _errors(log, size)
+            for line in errors:
                 say(line)
-            raise CannotAct(f"lxc-start {done}; the lines above say why")
+            # LXC writes the cause first, behind its own place: … ERROR utils - file:function:line - WORDS
+            cause = errors[0].split(" - ", 2)[-1] if errors else "its own lines on stderr say why"
+            raise CannotAct(f"lxc-start {done}: {cause}")
 
     def _until_reachable(self) -> tuple[int, list[str]]:
         """(pid of its init, its addresses), once it has one where that was asked for."""
@@ -376,10 +381,13 @@ class Provisioning:
                 break
             if owned.state(self.host, plan.lxcpath, plan.name).name in ("STOPPED", states.ORPHANED):
                 raise CannotAct(f"{plan.name} stopped again")
-            waited = self.options.timeout if seconds is None else seconds
-            self._pause(
-                _STEP_SECONDS, f"{plan.name} runs, but has no {'address' if pid else 'init'} after {waited:g} s"
-            )
+            if monotonic() >= self.deadline:
+                waited = f"in {self.options.timeout if seconds is None else seconds:g} s"
+                if not pid:
+                    raise CannotAct(f"the monitor of {plan.name} did not tell its init {waited}")
+                settings = inventory.config(self.host, owned.find(self.host, plan.lxcpath, plan.name))
+                raise CannotAct(f"{plan.name} got no address {waited}: {why_no_address(settings)}")
+            self._pause(_STEP_SECONDS, "")
         return pid, ips
 
     def _init_pid(self) -> int:
@@ -419,17 +427,31 @@ class Provisioning:
         sleep(seconds)
 
     def _undone(self, problem: BaseException) -> BaseException:
-        """Remove a container that never came up; the problem, with what became of that."""
+        """Remove a container that never came up; the problem, with what became of the container."""
         if not self.touched or self.options.keep:
             return problem
         try:
             record = owned.record(self.host, self.directory)
             if record is not None and record.request_id == self.plan.request_id and record.state != ownership.READY:
-                say(f"removing {self.plan.name}, which never came up")
+                say(f"removing {self.plan.name} again")
                 owned.remove(self.host, self.plan.lxcpath, self.plan.name)
+                if isinstance(problem, (CannotAct, CannotObserve)):
+                    advice = "" if self.stop() else " (--keep leaves it to look at)"
+                    return CannotAct(f"{problem}; {self.plan.name} was removed again{advice}")
         except (CannotAct, CannotObserve) as also:
             return CannotAct(f"{problem}; {also}")
         return problem
+
+
+def why_no_address(settings: dict[str, str]) -> str:
+    """Where to look, by a container's config, when it gets no address."""
+    kinds = {value for key, value in settings.items() if _NET_TYPE.fullmatch(key)}
+    if not kinds - {"empty"}:
+        return "its config gives it no network; give it one (lxc.net.0.type = veth) or leave --wait-for-ip out"
+    link = settings.get("lxc.net.0.link", "its link")
+    if link == "lxcbr0":
+        return "does lxc-net run (systemctl status lxc-net)? a slow one is waited for with --wait-for-ip 2m"
+    return f"is there a DHCP server on {link}? a slow one is waited for with --wait-for-ip 2m"
 
 
 def own_addresses(host: Host, pid: int) -> list[str]:
@@ -530,8 +552,7 @@ def provision(arguments: Sequence[str], stop: Stop) -> tuple[int, dict[str, Any]
         status = FAILED if tried else REFUSED
         left = work.left() if work is not None else []
         answer.update(error=error, left=left)
-        rest = f"; left: {', '.join(left)}" if left else "; nothing is left of it" if status == FAILED else ""
-        say(error + rest)
+        say(f"{error}; left: {', '.join(left)}" if left else error)
     answer["seconds"] = round(monotonic() - began, 3)
     return status, answer
 
@@ -573,6 +594,7 @@ def main() -> None:
     stop.watch()
     status, answer = provision(sys.argv[1:], stop)
     if not _write(1, json.dumps(answer) + "\n"):
+        say(f"stdout takes nothing; the answer was: {json.dumps(answer)}")
         status = status or FAILED  # what could not be said did not happen to who waits for it
     sys.exit(status)
 

@@ -27,7 +27,7 @@ CORE, GO = "Sensu Core", "Sensu Go"
 # What sensu 1.9 reads of a check and of a pipe handler, as far as the definitions here use it.
 CORE_CHECK_KEYS = {
     "command", "handlers", "high_flap_threshold", "interval", "low_flap_threshold", "occurrences", "publish", "refresh",
-    "source", "standalone", "subdue", "subscribers", "timeout", "ttl",
+    "source", "standalone", "subdue", "subscribers", "timeout", "ttl", "type",
 }  # fmt: skip
 CORE_HANDLER_KEYS = {"command", "filters", "handle_flapping", "handle_silenced", "severities", "timeout", "type"}
 # core/v2's CheckConfig and Handler, likewise.

@@ -7,28 +7,34 @@ can be meant and something lives in it; otherwise the container's monitor, or /p
 
 from __future__ import annotations
 
-import re
 from collections import namedtuple
 from time import monotonic
 
-from sensu_lxc.errors import CannotObserve, NotAllowed, NotThere
+from sensu_lxc.errors import CannotObserve, NotAllowed, NotThere, quoted
 from sensu_lxc.sources import cgroup, meminfo, mountinfo
 
 TYPE_CHECKING = False  # importing typing for it would cost a check 3 ms
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any, TypeVar
 
     from sensu_lxc.host import Host
     from sensu_lxc.inventory import Container
 
+    Number = TypeVar("Number", int, float)
+    Places = dict[str, list[str]]
+
 # How long monitors may take to answer, all of them together: a hung one must not take the others' time.
 _ASK_SECONDS = 1.5
 _ASK_ONE_SECONDS = 0.5
+# Init is the oldest process of its cgroup and listed first but for what moved in; a busy one has thousands.
+_INIT_AMONG = 64
 # What cgroup.events of nearly every container says, compared before it is parsed.
 _LIVE = b"populated 1\nfrozen 0\n"
-_NUMBERED = re.compile(r"(.+)-\d+", re.ASCII)
 # Parents of the containers' cgroups by LXC's age, and what stands before the name there.
 _FAMILIES = (("", "lxc.payload."), ("/lxc.payload", ""), ("/lxc", ""))
+# What LXC's own cgroups are called: no file is, and what lies below is a container's business.
+_OURS = ("lxc.payload.", "lxc.monitor", "lxc.pivot")
 
 
 class Memory(
@@ -83,10 +89,15 @@ class Cgroups:
         self._mounts = self._read_mounts()
         self._hierarchies: dict[str, Hierarchy | None] = {}
         self._names: dict[str, tuple[dict[str, list[str]], dict[str, list[str]]]] = {}
-        self._limits: dict[tuple[str, str], int | None] = {}
+        self._limits: dict[tuple[str, str], Any] = {}
         self._monitors: dict[str, int] | None = None
+        # {(LXCPATH/NAME, mounted cgroup): (mount points below which it was found alive, its path below them)}
+        self._found: dict[tuple[str, str], tuple[set[str], str]] = {}
+        # What is true of the host for all of a run, by the file that said it.
+        self.once: dict[str, int] = {}
         self._ask_budget = _ASK_SECONDS
-        self._used_paths: set[str] | None = None
+        self._walked: dict[str, tuple[Places, Places, Places]] = {}
+        self._files: set[str] = set()
 
     def _read_mounts(self) -> dict[str, mountinfo.Mount]:
         # /proc/self of a mounted or recorded host is not ours to speak of; its init sees the same cgroups.
@@ -113,8 +124,30 @@ class Cgroups:
     def directory(self, container: Container, hierarchy: Hierarchy, surely: bool = False) -> str:
         """The container's own cgroup directory in a hierarchy; with surely the name alone is never believed.
 
-        Raises CannotObserve where the container does not run or nobody tells.
+        Remembered until forget(). Raises CannotObserve where the container does not run or nobody tells.
         """
+        key = (container.directory, hierarchy.root)
+        if surely:
+            self._found.pop(key, None)
+        point: str = hierarchy.point
+        if key in self._found:
+            points, path = self._found[key]
+            if point in points:
+                return point + path
+            if self._is_live(point + path, hierarchy):  # LXC gives it the same path in all hierarchies
+                points.add(point)
+                return point + path
+        found = self._find(container, hierarchy, surely)
+        self._found[key] = {point}, found[len(point) :]
+        return found
+
+    def forget(self) -> None:
+        """Look anew where containers are: time has passed."""
+        self._found.clear()
+        self._names.clear()
+        self._limits.clear()
+
+    def _find(self, container: Container, hierarchy: Hierarchy, surely: bool) -> str:
         place = None if surely else self._place(container, hierarchy)
         if place is not None and self._is_live(place, hierarchy):
             return place
@@ -137,10 +170,9 @@ class Cgroups:
         places = exact.get(name, ())
         if len(places) != 1 or name in numbered or name in self._same_name:
             return None
-        if name[-1:].isdigit():
-            twin = _NUMBERED.fullmatch(name)
-            if twin is not None and (twin.group(1) in exact or twin.group(1) in self._running_names):
-                return None
+        twin = _twin(name)
+        if twin and (twin in exact or twin in self._running_names):
+            return None
         place = places[0]
         # An orphan's monitor is gone from the cgroup beside it: what lives there is not what runs under this name.
         if place == f"{hierarchy.point}/lxc.payload.{name}":
@@ -167,10 +199,9 @@ class Cgroups:
                         continue
                     name, directory = entry[len(prefix) :], f"{point}{parent}/{entry}"
                     exact.setdefault(name, []).append(directory)
-                    if name[-1:].isdigit():
-                        twin = _NUMBERED.fullmatch(name)
-                        if twin is not None:
-                            numbered.setdefault(twin.group(1), []).append(directory)
+                    twin = _twin(name)
+                    if twin:
+                        numbered.setdefault(twin, []).append(directory)
             self._names[point] = exact, numbered
         return self._names[point]
 
@@ -179,35 +210,87 @@ class Cgroups:
 
         One that is exactly another running container's name proves nothing.
         """
-        exact, numbered = self._by_name(hierarchy.point)
-        others = {
-            place for other in self._running_names if other != name for place in exact.get(other, ())
-        }  # fmt: skip
+        return self._live(name, hierarchy, *self._by_name(hierarchy.point))
+
+    def _live(self, name: str, hierarchy: Hierarchy, exact: Places, numbered: Places) -> list[str]:
         places = exact.get(name, []) + numbered.get(name, [])
+        if not places:
+            return []
+        others = {place for other in self._running_names if other != name for place in exact.get(other, ())}
         return [place for place in places if place not in others and self.is_populated(place, hierarchy)]
 
     def payloads_anywhere(self, name: str, hierarchy: Hierarchy) -> list[str]:
-        """Directories below lxc.cgroup.dir, a scope or a service in which processes run, and that LXC named so.
+        """As live_places, of what LXC named so elsewhere: below lxc.cgroup.dir, a scope, a service, by a pattern.
 
-        Costs a look at each process of the host, once.
+        Costs a look at each cgroup of the host but those inside containers, once. Every user may look there, also where
+        hidepid shows him no process.
         """
-        if self._used_paths is None:
-            self._used_paths = set()
-            for entry in self._host.list("/proc"):
-                if entry.isdigit() and entry.isascii():
-                    path = f"/proc/{entry}/cgroup"
-                    try:
-                        self._used_paths.update(cgroup.memberships(self._host.read(path), path).values())
-                    except CannotObserve:
-                        continue
-        found = set()
-        for path in self._used_paths:
-            own = cgroup.payload_of(path, name)
-            entry = own.rpartition("/")[2]
-            is_named_so = entry == f"lxc.payload.{name}" or entry.startswith(f"lxc.payload.{name}-")
-            if is_named_so and entry[len("lxc.payload.") :] not in self._running_names - {name}:
-                found.add(self._below(hierarchy, own))
-        return sorted(place for place in found if self.is_populated(place, hierarchy))
+        exact, numbered, _ = self._elsewhere(hierarchy.point)
+        return [place for place in self._live(name, hierarchy, exact, numbered) if not self._is_nested(place)]
+
+    def populated_of_path(self, path: str, hierarchy: Hierarchy) -> list[str]:
+        """The directories with processes that are called so: path, or …/path as lxc.cgroup.relative makes it."""
+        _, _, called = self._elsewhere(hierarchy.point)
+        places = {f"{hierarchy.point}/{path}"}
+        places.update(place for place in called.get(path.rpartition("/")[2], ()) if place.endswith(f"/{path}"))
+        return [place for place in sorted(places) if self.is_populated(place, hierarchy) and not self._is_nested(place)]
+
+    def _elsewhere(self, point: str) -> tuple[Places, Places, Places]:
+        """As _by_name, of what lies elsewhere below a mount point; and {last part of a path: directories so called}."""
+        if point not in self._walked:
+            exact: Places = {}
+            numbered: Places = {}
+            called: Places = {}
+            todo = [point]
+            while todo:
+                directory = todo.pop()
+                above = directory[len(point) + 1 :].split("/")
+                for entry in self.subgroups(directory):
+                    if directory == point and (entry.startswith(_OURS) or entry == "lxc.payload"):
+                        continue  # live_places knows it
+                    place, names = f"{directory}/{entry}", []
+                    called.setdefault(entry, []).append(place)
+                    if entry.startswith("lxc.payload."):
+                        names = [entry[len("lxc.payload.") :]]
+                    elif above[-1] in ("lxc", "lxc.payload"):
+                        names = [entry]
+                    elif entry == "payload":  # lxc.cgroup.pattern = …/%n, before 4.0
+                        names = above
+                    if not entry.startswith(_OURS) and not self._running_names.intersection(names):
+                        todo.append(place)
+                    for name in names:
+                        exact.setdefault(name, []).append(place)
+                        twin = _twin(name)
+                        if twin:
+                            numbered.setdefault(twin, []).append(place)
+            self._walked[point] = exact, numbered, called
+        return self._walked[point]
+
+    def subgroups(self, directory: str) -> list[str]:
+        """The names of the cgroups in one, of whose files each name is tried once. None in one that went away."""
+        found = []
+        try:
+            entries = [] if self._host.is_leaf(directory) else self._host.list(directory)
+        except NotThere:
+            return []
+        for entry in entries:
+            if entry.startswith(_OURS) or (entry not in self._files and self._is_directory(directory, entry)):
+                found.append(entry)
+            else:
+                self._files.add(entry)
+        return found
+
+    def _is_nested(self, directory: str) -> bool:
+        """Whether what runs there is a container inside of another one: it is two pid namespaces below ours."""
+        depths = set()
+        for inner in ("", "/init.scope"):
+            try:
+                for pid in self._host.read(f"{directory}{inner}/cgroup.procs").split()[:_INIT_AMONG]:
+                    status = self._host.value(f"/proc/{pid.decode('ascii', 'replace')}/status")
+                    depths.add(len(_status_field(status, b"NSpid")))
+            except (NotThere, NotAllowed):
+                continue
+        return min(depths, default=0) > 2
 
     def _is_live(self, directory: str, hierarchy: Hierarchy) -> bool:
         """Whether processes are in it, told by one file; what that file can't tell counts as no."""
@@ -216,7 +299,7 @@ class Cgroups:
                 path = f"{directory}/cgroup.events"
                 raw = self._host.value(path)
                 return raw == _LIVE or cgroup.counts(raw, path, b"populated") == [1]
-            return self._host.read(f"{directory}/cgroup.procs") != b""
+            return self._host.value(f"{directory}/cgroup.procs") != b""
         except NotThere:
             return False
 
@@ -226,22 +309,13 @@ class Cgroups:
             return True
         if hierarchy.version == 2:
             return False
-        try:
-            entries = self._host.list(directory)
-        except NotThere:
-            return False
-        return any(
-            self.is_populated(f"{directory}/{entry}", hierarchy)
-            for entry in entries
-            # A v1 directory holds files with a dot in their names and the children; a child may have a dot as well.
-            if entry not in ("tasks", "notify_on_release", "release_agent") and self._is_directory(directory, entry)
-        )
+        return any(self.is_populated(f"{directory}/{entry}", hierarchy) for entry in self.subgroups(directory))
 
     def _is_directory(self, directory: str, entry: str) -> bool:
         try:
             return self._host.has(f"{directory}/{entry}/cgroup.procs")
-        except NotAllowed:
-            return False
+        except NotAllowed:  # which a file would not be the reason for
+            return True
 
     def _asked(self, container: Container, hierarchy: Hierarchy) -> str | None:
         """What the monitor says, to root and its own user; None where it does not, or is too old to know."""
@@ -281,17 +355,20 @@ class Cgroups:
         return own
 
     def _of_init(self, container: Container, hierarchy: Hierarchy) -> str | None:
-        """What /proc says of the init process, which is the child of the monitor that is pid 1 of its namespace."""
-        monitor_pid = self.monitors().get(container.directory)
-        if monitor_pid is None:
-            return None
+        """What /proc says of the cgroup of the init process."""
         try:
-            for child in self._children(monitor_pid):
-                pids = _status_field(self._host.read(f"/proc/{child}/status"), b"NSpid")
-                if len(pids) > 1 and pids[-1] == b"1":
-                    return self._of_process(child, container, hierarchy)
+            pid = self._init_in_proc(container)
+            return None if pid is None else self._of_process(pid, container, hierarchy)
         except NotThere:
-            pass
+            return None
+
+    def _init_in_proc(self, container: Container) -> int | None:
+        """The child of the monitor that is pid 1 of its namespace."""
+        monitor_pid = self.monitors().get(container.directory)
+        for child in self._children(monitor_pid) if monitor_pid is not None else ():
+            pids = _status_field(self._host.read(f"/proc/{child}/status"), b"NSpid")
+            if len(pids) > 1 and pids[-1] == b"1":
+                return child
         return None
 
     def _children(self, pid: int) -> list[int]:
@@ -418,23 +495,74 @@ class Cgroups:
         return memory._replace(swap_bytes=swap, swap_limit_bytes=limit)
 
     def _least_limit(self, directory: str, hierarchy: Hierarchy, name: str) -> int | None:
-        path = f"{directory}/{name}"
-        own = cgroup.limit(self._host.value(path), path)
+        def limit(place: str) -> int | None:
+            path = f"{place}/{name}"
+            return cgroup.limit(self._host.value(path), path)
+
+        return self.least(directory, hierarchy, name, limit)
+
+    def least(
+        self, directory: str, hierarchy: Hierarchy, name: str, read: Callable[[str], Number | None]
+    ) -> Number | None:
+        """The least limit of a directory and those above it; None for none.
+
+        read(directory) gives that of one; name is what it reads, since a thousand containers have the same parents.
+        """
+        own = read(directory)
         parent = directory.rpartition("/")[0]
         if len(parent) <= len(hierarchy.point):
             return own
-        above = self._ancestors_limit(parent, hierarchy, name)
-        return above if own is None else own if above is None else min(own, above)
-
-    def _ancestors_limit(self, directory: str, hierarchy: Hierarchy, name: str) -> int | None:
-        """The least limit of a directory and those above it. A thousand containers have the same parents."""
-        key = (directory, name)
+        key = (parent, name)
         if key not in self._limits:
             try:
-                self._limits[key] = self._least_limit(directory, hierarchy, name)
+                self._limits[key] = self.least(parent, hierarchy, name, read)
             except NotThere:  # the controller is not enabled up there, so no limit can be
                 self._limits[key] = None
-        return self._limits[key]
+        above = self._limits[key]
+        return above if own is None else own if above is None else min(own, above)
+
+    def life(self, directory: str) -> int:
+        """Which life of a container it is: the inode of its cgroup, which is made anew at each start and reboot."""
+        return self._host.inode(directory)
+
+    def init_pid(self, container: Container) -> int:
+        """The pid of the container's init as the host sees it. Raises CannotObserve where nobody tells.
+
+        Init is the process in its cgroup that is pid 1 one pid namespace below the monitor's. One inside the container
+        can't look so: whatever namespace it makes lies deeper.
+        """
+        hierarchy = self.payload_hierarchy()
+        place = self.directory(container, hierarchy)
+        hidden = None
+        for inner in ("", "/init.scope", "/ns", "/ns/init.scope"):  # a nested systemd, Proxmox, both
+            try:
+                pids = self._host.read(f"{place}{inner}/cgroup.procs").split()
+            except NotThere:
+                continue
+            for pid in pids[:_INIT_AMONG]:
+                try:
+                    own = _status_field(self._host.value(f"/proc/{pid.decode('ascii', 'replace')}/status"), b"NSpid")
+                except CannotObserve as problem:
+                    hidden = problem
+                    continue
+                if len(own) == 2 and own[1] == b"1":
+                    return int(pid)
+        found = self._init_of_monitor(container)
+        if found is None:
+            raise CannotObserve(f"its init process can't be told: {hidden or 'none of its processes is pid 1 in it'}")
+        return found
+
+    def _init_of_monitor(self, container: Container) -> int | None:
+        """What the monitor says of its init, to root and its own user; else what /proc says of the monitor's child."""
+        if self._host.is_this_one and self._ask_budget > 0:
+            from sensu_lxc import monitor
+            from sensu_lxc.sources import lxc_command
+
+            reply = monitor.ask_one(container.address, lxc_command.GET_INIT_PID, _ASK_ONE_SECONDS)
+            answered = not reply.problem and reply.status == 0 and reply.value > 0
+            if answered and self.may_monitor(reply.uid, container.lxcpath):
+                return int(reply.value)
+        return self._init_in_proc(container)
 
     def is_frozen(self, container: Container, surely: bool = False) -> bool:
         """Whether its freezer stands, also when somebody other than LXC froze it.
@@ -452,7 +580,7 @@ class Cgroups:
         raw = self._host.value(path)
         state = raw[:-1]
         if raw[-1:] != b"\n" or state not in (b"THAWED", b"FREEZING", b"FROZEN"):
-            raise CannotObserve(f"{path} holds {cgroup.quoted(raw)} where a freezer's state should be")
+            raise CannotObserve(f"{path} holds {quoted(raw)} where a freezer's state should be")
         unified = self.hierarchy("")
         if state == b"FROZEN" or unified is None or unified.root != hierarchy.root:
             return state == b"FROZEN"
@@ -485,7 +613,7 @@ class Cgroups:
     def payload_hierarchies(self) -> list[Hierarchy]:
         """Where processes of a payload may be seen. In a hybrid host either may have lost them while they run on."""
         found = [self.payload_hierarchy(), self.hierarchy("")]
-        return list(dict.fromkeys(one for one in found if one is not None))
+        return list({one.point: one for one in found if one is not None}.values())
 
     def payload_hierarchy(self) -> Hierarchy:
         """The hierarchy in which LXC surely makes a cgroup for each payload."""
@@ -497,6 +625,12 @@ class Cgroups:
     def host_memory(self) -> meminfo.HostMemory:
         """The host's RAM and swap in bytes."""
         return meminfo.host_memory(self._host.read("/proc/meminfo"), "/proc/meminfo")
+
+
+def _twin(name: str) -> str:
+    """web of web-1: whose directory it may be that is so named; "" of a name without a number behind."""
+    base = name.rstrip("0123456789")
+    return base[:-1] if base != name and base[-1:] == "-" else ""
 
 
 def _status_field(status: bytes, key: bytes) -> list[bytes]:

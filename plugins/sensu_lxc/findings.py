@@ -37,9 +37,14 @@ class Finding(namedtuple("Finding", "state subject text measures urgency", defau
 
     __slots__ = ()
 
+    @property
+    def words(self) -> str:
+        """The text, made now where it is a function."""
+        words: str = self.text if isinstance(self.text, str) else self.text()
+        return words
+
     def __str__(self) -> str:
-        text: str = self.text if isinstance(self.text, str) else self.text()
-        return f"{self.subject}: {text}" if self.subject else text
+        return f"{self.subject}: {self.words}" if self.subject else self.words
 
 
 def worst(findings: Iterable[Finding]) -> State:

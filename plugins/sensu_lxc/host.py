@@ -7,6 +7,10 @@ import os
 
 from sensu_lxc.errors import CannotObserve, NotAllowed, NotThere
 
+TYPE_CHECKING = False  # importing typing for it would cost a check 3 ms
+if TYPE_CHECKING:
+    from typing import Any
+
 # O_NONBLOCK: a FIFO in the place of a file must not hang a check.
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _CHUNK = 65536
@@ -21,6 +25,7 @@ class Host:
 
     def __init__(self, root: str = "/") -> None:
         self.root = root.rstrip("/")
+        self.filesystems: Any = None  # what sensu_lxc.disk knows of them
 
     @property
     def is_this_one(self) -> bool:
@@ -80,6 +85,20 @@ class Host:
         """The uid that owns path. Raises as read does."""
         try:
             return os.stat(self.root + path).st_uid
+        except (OSError, ValueError) as error:
+            raise self._sentence(path, error) from None
+
+    def inode(self, path: str) -> int:
+        """The inode number of path. Raises as read does."""
+        try:
+            return os.stat(self.root + path).st_ino
+        except (OSError, ValueError) as error:
+            raise self._sentence(path, error) from None
+
+    def is_leaf(self, path: str) -> bool:
+        """Whether a directory surely has none in it, told at a tenth of a listing's price. Raises as read does."""
+        try:
+            return os.stat(self.root + path).st_nlink == 2  # its own "." and its name; each below adds its ".."
         except (OSError, ValueError) as error:
             raise self._sentence(path, error) from None
 

@@ -46,6 +46,11 @@ class Container(namedtuple("Container", "name lxcpath defined has_monitor label"
         return net_unix.socket_name(self.directory)
 
     @property
+    def is_own(self) -> bool:
+        """Whether it is the one that the check runs in: nobody inside knows its lxcpath."""
+        return not self.lxcpath
+
+    @property
     def is_lxd(self) -> bool:
         """Whether LXD or Incus manages it."""
         return self.lxcpath in LXD_PATHS
@@ -108,8 +113,13 @@ def take(
             told[real[lxcpath], name] = one
         directories = set(told.values())
     found = {directory: directory.rpartition("/")[2] for directory in directories}
-    wanted, missing = _select(found, names, exclude)
-    if not wanted and not missing and not unseen and not found:
+    wanted, missing = _select(found, names)
+    meant = len(wanted) + len(missing)
+    wanted, missing = _without(found, wanted, missing, exclude)
+    if meant and not wanted and not missing:
+        rest = f"; besides, {'; '.join(unseen)}" if unseen else ""
+        raise CannotObserve(f"--exclude leaves none of {meant} container{'' if meant == 1 else 's'}{rest}")
+    if not meant and not unseen:
         raise CannotObserve(f"no container here: there is none in {' or '.join(paths)}; -P names another lxcpath")
     twice = _duplicates(found.values())
     # Without a definition it runs all the same; only who may look everywhere knows that it has none.
@@ -132,12 +142,15 @@ def take(
 def command_sockets(host: Host) -> tuple[set[str], set[str]]:
     """The directories LXCPATH/NAME whose monitors listen, and the hashed names of over-long ones."""
     # /proc/net is the reader's own namespace; a mounted host's is that of its init.
-    if not host.is_this_one:
+    problem = None
+    for path in ("/proc/net/unix",) if host.is_this_one else ("/proc/1/net/unix", "/proc/net/unix"):
         try:
-            return net_unix.command_sockets(host.read("/proc/1/net/unix"), "/proc/1/net/unix")
-        except NotThere:
-            pass
-    return net_unix.command_sockets(host.read("/proc/net/unix"), "/proc/net/unix")
+            return net_unix.command_sockets(host.read(path), path)
+        except NotThere as error:
+            problem = error
+    if not host.is_this_one and not host.has("/proc"):
+        raise CannotObserve(f"is {host.root} a host's root? it has no proc/; --root names where a host's / is mounted")
+    raise CannotObserve(f"{problem}; is that the /proc of a Linux host that runs?")
 
 
 def running_container(directory: str) -> Container:
@@ -246,7 +259,7 @@ def _list_definitions(
             defined[directory] = True
 
 
-def _select(found: dict[str, str], names: Sequence[str], exclude: Sequence[str]) -> tuple[list[str], list[str]]:
+def _select(found: dict[str, str], names: Sequence[str]) -> tuple[set[str], list[str]]:
     """(directories that the user means, names and patterns that mean nothing)."""
     wanted, missing = set() if names else set(found), []
     for name in names:
@@ -255,11 +268,18 @@ def _select(found: dict[str, str], names: Sequence[str], exclude: Sequence[str])
         if not chosen:
             missing.append(name)
         wanted.update(chosen)
+    return wanted, missing
+
+
+def _without(
+    found: dict[str, str], wanted: set[str], missing: list[str], exclude: Sequence[str]
+) -> tuple[set[str], list[str]]:
+    """wanted and missing without what the user leaves out."""
     for pattern in exclude:
         left_out = matcher(pattern)
         wanted = {directory for directory in wanted if not left_out(found[directory])}
         missing = [name for name in missing if not left_out(name)]
-    return list(wanted), missing
+    return wanted, missing
 
 
 def is_pattern(name: str) -> bool:

@@ -14,16 +14,16 @@ them); kB MB GB … (powers of 1000).
 from __future__ import annotations
 
 import re
-from argparse import ArgumentTypeError
 from collections import namedtuple
 
 from sensu_lxc.findings import State
+from sensu_lxc.options import ArgumentTypeError
 
 TYPE_CHECKING = False  # importing typing for it would cost a check 3 ms
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_NUMBER = re.compile(r"(\d{1,19}(?:\.\d{0,9})?|\.\d{1,9})\s*([A-Za-z%]*)", re.ASCII)
+_NUMBER = r"(\d{1,19}(?:\.\d{0,9})?|\.\d{1,9})\s*([A-Za-z%]*)"
 _BINARY = {"": 1, "b": 1}
 for _power, _letter in enumerate("kmgtp", 1):
     _BINARY[_letter] = _BINARY[_letter + "ib"] = 1024**_power
@@ -38,7 +38,7 @@ _LARGEST = 2**63
 
 
 def _number(text: str, units: Mapping[str, float], advice: str) -> tuple[float, str]:
-    match = _NUMBER.fullmatch(text.strip())
+    match = re.fullmatch(_NUMBER, text.strip(), re.ASCII)
     if match is None:
         raise ArgumentTypeError(f"{_quoted(text)} is not a number with a unit; {advice}")
     digits, unit = match.groups()

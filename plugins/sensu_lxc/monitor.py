@@ -7,11 +7,11 @@ thousand monitors of which fifty are stopped cost the same as one.
 from __future__ import annotations
 
 import os
-import select
 from _socket import AF_UNIX, SCM_CREDENTIALS, SO_PEERCRED, SOCK_STREAM, SOL_SOCKET  # socket.py costs a check 3 ms
 
 # The C type itself: the class in socket.py adds an enum and makefile() to it.
 from _socket import socket as Socket
+from _socket import timeout as TimeIsUp
 from collections import namedtuple
 from struct import pack, unpack
 from time import monotonic
@@ -50,8 +50,7 @@ def ask_one(address: str, command: int, seconds: float, argument: str = "") -> R
 def _ask_at_once(addresses: list[str], request: bytes, seconds: float, replies: dict[str, Reply]) -> None:
     # The monitor serves only whom the kernel vouches for.
     credentials = [(SOL_SOCKET, SCM_CREDENTIALS, pack(_PEER, os.getpid(), os.getuid(), os.getgid()))]
-    poll = select.poll()
-    open_sockets: dict[int, tuple[str, Socket, int, bytearray]] = {}
+    asked: list[tuple[str, Socket, int]] = []
     deadline = monotonic() + seconds
     try:
         for address in addresses:
@@ -67,43 +66,41 @@ def _ask_at_once(addresses: list[str], request: bytes, seconds: float, replies: 
             except OSError as error:
                 replies[address] = Reply(BROKEN, data=(error.strerror or "").encode())
             else:
-                open_sockets[sock.fileno()] = (address, sock, uid, bytearray())
-                poll.register(sock.fileno(), select.POLLIN)
+                asked.append((address, sock, uid))
                 continue
             sock.close()
-        while open_sockets:
-            ready = poll.poll(max(0.0, (deadline - monotonic()) * 1000))
-            if not ready:
-                break
-            for descriptor, _ in ready:
-                address, sock, uid, received = open_sockets[descriptor]
-                reply = _receive(sock, received, uid)
-                if reply is not None:
-                    replies[address] = reply
-                    poll.unregister(descriptor)
-                    open_sockets.pop(descriptor)[1].close()
-        for address, _, uid, _ in open_sockets.values():
-            replies[address] = Reply(UNRESPONSIVE, uid=uid)
+        # They are all at work by now, so one after the other is waited for: what came meanwhile is there, and after
+        # the deadline nothing is waited for any more.
+        for address, sock, uid in asked:
+            replies[address] = _receive(sock, uid, deadline)
     finally:
-        for _, sock, _, _ in open_sockets.values():
+        for _, sock, _ in asked:
             sock.close()
 
 
-def _receive(sock: Socket, received: bytearray, uid: int) -> Reply | None:
-    try:
-        chunk = sock.recv(4096)
-    except BlockingIOError:
-        return None
-    except OSError:
-        chunk = b""
-    received += chunk
-    if len(received) < lxc_command.HEADER_SIZE:
-        return None if chunk else Reply(BROKEN, data=b"it closed the connection", uid=uid)
-    try:
-        status, value, length = lxc_command.answer(bytes(received))
-    except CannotObserve as error:
-        return Reply(BROKEN, data=str(error).encode(), uid=uid)
-    data = bytes(received[lxc_command.HEADER_SIZE :])
-    if len(data) < length:
-        return None if chunk else Reply(BROKEN, data=b"it closed the connection", uid=uid)
-    return Reply("", status, value, data[:length], uid)
+def _receive(sock: Socket, uid: int, deadline: float) -> Reply:
+    received = b""
+    while True:
+        try:
+            chunk = sock.recv(4096)
+            if not chunk:
+                return Reply(BROKEN, data=b"it closed the connection", uid=uid)
+            received += chunk
+        except BlockingIOError:  # nothing is there yet
+            pass
+        except TimeIsUp:
+            return Reply(UNRESPONSIVE, uid=uid)
+        except OSError as error:
+            return Reply(BROKEN, data=(error.strerror or "").encode(), uid=uid)
+        if len(received) >= lxc_command.HEADER_SIZE:
+            try:
+                status, value, length = lxc_command.answer(received)
+            except CannotObserve as error:
+                return Reply(BROKEN, data=str(error).encode(), uid=uid)
+            data = received[lxc_command.HEADER_SIZE : lxc_command.HEADER_SIZE + length]
+            if len(data) == length:
+                return Reply("", status, value, data, uid)
+        left = deadline - monotonic()
+        if left <= 0:
+            return Reply(UNRESPONSIVE, uid=uid)
+        sock.settimeout(left)

@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from sensu_lxc.inventory import Inventory
 
 
-def _say(words: str) -> bool:
-    """Write a line or more to stdout, whatever its encoding; False where that failed."""
-    data = words.encode("utf-8", "replace") + b"\n"
+def _say(words: str, descriptor: int = 1) -> bool:
+    """Write a line or more to stdout (or stderr), whatever its encoding; False where that failed."""
+    data = memoryview(words.encode("utf-8", "replace") + b"\n")  # of which slices are no copies: metrics are megabytes
     try:
         while data:
-            data = data[os.write(1, data) :]
+            data = data[os.write(descriptor, data) :]
     except OSError:
         return False
     return True
@@ -56,10 +56,12 @@ def _sensu_plugin_check() -> Any:
     try:
         from sensu_plugin.check import SensuPluginCheck
     except ImportError:
-        _say(
+        words = (
             f"{os.path.basename(sys.argv[0])} UNKNOWN: {sys.executable} has no sensu_plugin; "
             f"install it with: {sys.executable} -m pip install sensu-plugin==0.8.0"
         )
+        if not _say(words):
+            _say(words, 2)
         os._exit(State.UNKNOWN)
     finally:
         for name in spare:  # whoever imports these later gets the real ones
@@ -74,6 +76,7 @@ class Check(_sensu_plugin_check()):  # type: ignore[misc]
     """
 
     example = ""
+    verbosely = "show what is OK as well"
 
     def __init__(self, arguments: Sequence[str], mouth: _Mouth | None = None) -> None:
         self.plugin_info = {"check_name": None, "message": None, "status": None}
@@ -81,6 +84,7 @@ class Check(_sensu_plugin_check()):  # type: ignore[misc]
         self.measures: list[Measure] = []
         self.parser = StrictParser(description=_paragraphs(type(self).__doc__), example=self.example)
         self.setup()
+        self.arguments = arguments
         self.options = self.parser.parse_args(arguments)
         if mouth is not None:  # as early as that, since --root may be on a dead filesystem
             mouth.close_after(
@@ -96,20 +100,33 @@ class Check(_sensu_plugin_check()):  # type: ignore[misc]
         add = self.parser.add_argument
         add("--root", metavar="DIR", default="/", help="read /sys, /proc and /var/lib/lxc below DIR: a mounted host")
         add("--timeout", metavar="TIME", type=duration, default=10.0, help="UNKNOWN after that long (default: 10s)")
-        add("-v", "--verbose", action="store_true", help="show what is OK as well")
+        add("-v", "--verbose", action="store_true", help=self.verbosely)
 
     def validate(self) -> None:
         """Raise Misuse where options contradict each other; a subclass calls this one as well."""
         if not os.path.isdir(self.options.root):
-            raise Misuse(f"--root {self.options.root} is no directory; name the one a host's / is mounted at")
+            raise Misuse(f"--root {self.options.root!r} is no directory; name the one that a host's / is mounted at")
 
     def findings(self) -> Iterable[Finding]:
         """What was observed and judged. CannotObserve makes the whole check UNKNOWN."""
         raise NotImplementedError
 
+    def outcome(self) -> Iterable[Finding]:
+        """The findings that the output and the exit status are made of."""
+        return self.findings()
+
+    def output(self, status: State, findings: Sequence[Finding]) -> str:
+        """What is printed; nothing at all where it is empty."""
+        options = self.options
+        return report(type(self).__name__, status, findings, self.notes, self.measures, options.verbose)
+
     def note(self, sentence: str) -> None:
         """Add a remark to the first line that changes no state."""
         self.notes.append(sentence)
+
+    def aside(self, words: str) -> None:
+        """Say something on stderr, where it is asked for: Sensu would mix it into the output."""
+        _say(words, 2)
 
     @classmethod
     def main(cls, arguments: Sequence[str] | None = None) -> NoReturn:
@@ -119,11 +136,11 @@ class Check(_sensu_plugin_check()):  # type: ignore[misc]
         mouth = _Mouth()
         try:
             check = cls(sys.argv[1:] if arguments is None else arguments, mouth)
-            findings = list(check.findings())
+            findings = list(check.outcome())
             status = worst(findings)
             if not findings:
                 raise CannotObserve(f"nothing to look at{': ' + '; '.join(check.notes) if check.notes else ''}")
-            output = report(name, status, findings, check.notes, check.measures, check.options.verbose)
+            output = check.output(status, findings)
         except SystemExit as end:  # --help
             _flush_and_exit(0 if end.code in (0, None) else State.UNKNOWN)
         except (CannotObserve, Misuse) as problem:
@@ -144,7 +161,7 @@ class _Mouth:
 
     def __init__(self) -> None:
         self._word = allocate_lock()
-        self._status = State.UNKNOWN
+        self._status, self._words = State.UNKNOWN, ""
 
     def close_after(self, seconds: float, words: str) -> None:
         """Say words and end with UNKNOWN once that many seconds have passed."""
@@ -154,30 +171,33 @@ class _Mouth:
         def watch() -> None:
             never.acquire(timeout=seconds)
             if self._word.acquire(blocking=False):
-                if _is_writable():
-                    _say(words)
+                if not (_is_writable(1) and _say(words)) and _is_writable(2):
+                    _say(words, 2)
                 os._exit(State.UNKNOWN)
             never.acquire(timeout=1.0)  # the check speaks already, into a pipe that nobody empties
+            if _is_writable(2):
+                _say(self._words, 2)
             os._exit(self._status or State.UNKNOWN)
 
         start_new_thread(watch, ())
 
     def speak(self, status: State, words: str) -> NoReturn:
-        """Print words and end the process. What could not be said is not OK."""
-        self._status = status
+        """Print words and end the process. What could not be said is not OK, and is said on stderr."""
+        self._status, self._words = status, words
         if not self._word.acquire(blocking=False):
             while True:  # the watch was faster, and is about to end the process
                 self._word.acquire()
-        if not _say(words) and status is State.OK:
-            status = State.UNKNOWN
+        if words and not _say(words):
+            _say(words, 2)
+            status = status or State.UNKNOWN
         os._exit(status)
 
 
-def _is_writable() -> bool:
+def _is_writable(descriptor: int) -> bool:
     import select
 
     try:
-        return bool(select.select([], [1], [], 0)[1])
+        return bool(select.select([], [descriptor], [], 0)[1])
     except (OSError, ValueError):
         return False
 
@@ -186,6 +206,7 @@ def _flush_and_exit(status: int) -> NoReturn:
     try:
         sys.stdout.flush()
     except (AttributeError, OSError, ValueError):  # None where stdout was closed
+        _say("stdout takes nothing", 2)
         status = State.UNKNOWN
     os._exit(status)
 
@@ -207,6 +228,11 @@ def _paragraphs(docstring: str | None) -> str:
 class ContainerCheck(Check):
     """A check of containers: which ones, and one finding or more for each."""
 
+    # True where there is no other way, so that no option asks for it.
+    per_container = False
+    # False where there is nothing to say of one container alone.
+    may_be_per_container = True
+
     def setup(self) -> None:
         """Add the options that say which containers."""
         add = self.parser.add_argument
@@ -227,6 +253,8 @@ class ContainerCheck(Check):
             default=[],
             help="where the containers are; may be repeated; default: where LXC, LXD and Incus of this host keep them",
         )
+        if self.may_be_per_container:
+            add_agent_options(self.parser, self.per_container)
         super().setup()
 
     def validate(self) -> None:
@@ -239,14 +267,57 @@ class ContainerCheck(Check):
             setattr(self.options, option, names)
         for path in self.options.lxcpath:
             if not path.startswith("/"):
-                raise Misuse(f"--lxcpath {path} is not absolute; write for example -P /var/lib/lxc")
+                raise Misuse(f"--lxcpath {path!r} is not absolute; write for example -P /var/lib/lxc")
+        self.found: Inventory | None = None
+        if not self.may_be_per_container:
+            return
+        if self.per_container or self.options.per_container:
+            from sensu_lxc import sweep
+
+            self.reporting = sweep.reporting(self.options)
+            return
+        for option in ("agent", "ttl", "interval", "check_name", "entity_prefix", "handlers"):
+            if getattr(self.options, option) is not None:
+                raise Misuse(f"--{option.replace('_', '-')} says how to report --per-container; give that as well")
 
     def inventory(self) -> Inventory:
         """The containers that the options mean."""
         from sensu_lxc import inventory
 
         options = self.options
-        return inventory.take(self.host, options.name, options.exclude, options.lxcpath)
+        self.found = inventory.take(self.host, options.name, options.exclude, options.lxcpath)
+        return self.found
+
+    def outcome(self) -> Iterable[Finding]:
+        """With --per-container what became of the sweep; each container's findings are a result of its own."""
+        if not (self.may_be_per_container and self.options.per_container):
+            return self.findings()
+        from sensu_lxc import sweep
+
+        return sweep.sweep(self)
+
+
+def add_agent_options(parser: ArgumentParser, always: bool = False) -> None:
+    """--per-container, and how its results are handed to Sensu's agent."""
+    add = parser.add_argument_group("one result for each container").add_argument
+    if not always:
+        add(
+            "--per-container", action="store_true",
+            help="hand the agent a result for each container, as a proxy client or entity of its name; the output and "
+            "status of this run are those of the sweep",
+        )  # fmt: skip
+    add(
+        "--agent", metavar="WHERE",
+        help="http://HOST:PORT (Sensu Go's agent API, Core's HTTP socket), tcp://HOST:PORT (Core's client socket), or "
+        "auto: whichever answers on this host (default)",
+    )  # fmt: skip
+    add("--ttl", metavar="TIME", type=duration, help="Sensu alerts where nothing is heard of one for so long (180s)")
+    add("--interval", metavar="TIME", type=duration, help="how often this runs; less than --ttl (60s)")
+    add("--check-name", metavar="NAME", help="of the results (default: this script's, without .py)")
+    add("--entity-prefix", metavar="WORD", help="before each container's name: web1 may be on two hosts")
+    add("--handlers", metavar="NAMES", help="handlers of the results, a comma list")
+    if "--state-dir" not in parser._option_string_actions:  # a check of rates has it already
+        parser.add_argument("--state-dir", metavar="DIR", help="where to remember this run for the next")
 
 
 def add_levels(parser: ArgumentParser, what: str) -> None:

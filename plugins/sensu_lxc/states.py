@@ -14,7 +14,7 @@ TYPE_CHECKING = False  # importing typing for it would cost a check 3 ms
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from sensu_lxc.cgroups import Cgroups
+    from sensu_lxc.cgroups import Cgroups, Hierarchy
     from sensu_lxc.host import Host
     from sensu_lxc.inventory import Container
     from sensu_lxc.monitor import Reply
@@ -23,13 +23,15 @@ if TYPE_CHECKING:
 _SETTLE_SECONDS = 0.5
 _SETTLE_STEP_SECONDS = 0.05
 
-# name: a word of lxc_command.STATES, or one of the following; detail: "" or what a person should know of it.
-State = namedtuple("State", "name detail", defaults=("",))
+# name: a word of lxc_command.STATES, or one of the following; detail: "" or what a person should know of it; doubt: ""
+# or why it may not be STOPPED as far as this user can tell.
+State = namedtuple("State", "name detail doubt", defaults=("", ""))
 # The monitor is there and does not answer: lxc-info, lxc-ls and lxc-stop hang on it.
 UNRESPONSIVE = "UNRESPONSIVE"
 # Processes run on in the container's cgroup and no monitor cares for them. To LXC it is STOPPED; lxc-start would start
 # a second copy on the same root filesystem.
 ORPHANED = "ORPHANED"
+HIDDEN = "its config can't be read by this user"
 
 
 def observe(
@@ -130,9 +132,10 @@ def _why_unresponsive(tree: Cgroups, container: Container) -> str:
 
 
 def _stopped(host: Host, tree: Cgroups, container: Container, running: Collection[str]) -> State:
-    payload = payload_without_monitor(host, tree, container, running)
+    configured = _configured(host, container)
+    payload = _payload(tree, container, running, configured or [])
     if payload is None:
-        return State("STOPPED")
+        return State("STOPPED", doubt="" if configured is not None else _doubt(tree, container, running))
     if inventory.has_monitor_now(host, container):
         return State("STARTING")  # it was not there when the host was looked at
     return State(ORPHANED, payload)
@@ -140,36 +143,53 @@ def _stopped(host: Host, tree: Cgroups, container: Container, running: Collectio
 
 def payload_without_monitor(host: Host, tree: Cgroups, container: Container, running: Collection[str]) -> str | None:
     """The cgroup directory in which processes of a container without a monitor run on; None where there are none."""
-    configured = _configured(host, container)
+    return _payload(tree, container, running, _configured(host, container) or [])
+
+
+def _payload(tree: Cgroups, container: Container, running: Collection[str], configured: list[str]) -> str | None:
     for hierarchy in tree.payload_hierarchies():
-        live = tree.live_places(container.name, hierarchy)
-        for directory in configured:
-            place = f"{hierarchy.point}/{directory}"
-            if place not in live and tree.is_populated(place, hierarchy):
-                live.append(place)
-        live += [place for place in tree.payloads_anywhere(container.name, hierarchy) if place not in live]
-        if live:
-            # The namesake of a running one, or web-1 where web runs and may be in it.
-            rivals = [other for other in running if _may_be_in(other.rpartition("/")[2], live)]
-            claimed = {tree.directory(inventory.running_container(other), hierarchy) for other in rivals}
-            live = [place for place in live if place not in claimed]
+        live = tree.live_places(container.name, hierarchy) + tree.payloads_anywhere(container.name, hierarchy)
+        for path in configured:
+            live += tree.populated_of_path(path, hierarchy)
+        live = _unclaimed(tree, live, hierarchy, running)
         if live:
             return live[0]
     return None
 
 
+def _doubt(tree: Cgroups, container: Container, running: Collection[str]) -> str:
+    """Why a container whose config can't be read may run on all the same, in a cgroup that it names freely."""
+    for hierarchy in tree.payload_hierarchies():
+        places = _unclaimed(tree, tree.populated_of_path(container.name, hierarchy), hierarchy, running)
+        if places:
+            return f"processes run in {places[0]}, which may be its own: {HIDDEN}"
+    return HIDDEN
+
+
+def _unclaimed(tree: Cgroups, places: list[str], hierarchy: Hierarchy, running: Collection[str]) -> list[str]:
+    """The places that are not those of a running container: a namesake, or web where web-1 is looked at."""
+    if not places:
+        return []
+    rivals = [directory for directory in running if _may_be_in(directory.rpartition("/")[2], places)]
+    claimed = {tree.directory(inventory.running_container(directory), hierarchy) for directory in rivals}
+    return [place for place in places if place not in claimed]
+
+
 def _may_be_in(name: str, places: list[str]) -> bool:
-    return any(name in place.rpartition("/")[2] for place in places)
+    parts = "/".join(places).replace("/lxc.payload.", "/").split("/")
+    return any(part == name or part.startswith(f"{name}-") for part in parts)
 
 
-def _configured(host: Host, container: Container) -> list[str]:
-    """Cgroups that the container's own config names. A user who may not read it goes without."""
+def _configured(host: Host, container: Container) -> list[str] | None:
+    """Cgroups that the container's own config names; None where this user may not read it."""
     if container.is_lxd:
         return []
     try:
         settings = inventory.config(host, container)
-    except (NotAllowed, NotThere):
+    except NotThere:
         return []
+    except NotAllowed:
+        return None
     found = []
     if settings.get("lxc.cgroup.dir"):
         found.append(f"{settings['lxc.cgroup.dir']}/lxc.payload.{container.name}")

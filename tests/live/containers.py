@@ -156,7 +156,7 @@ class Container:
 
     def fill(self, size: int) -> None:
         """Use `size` bytes more that can't be taken back: a file in a tmpfs, which stays until empty() or a stop."""
-        self.run("sh", "-c", 'head -c "$1" /dev/zero > "$2"', "sh", str(size), f"/dev/shm/fill{next(self._fills)}")
+        self.run("fallocate", "-l", str(size), f"/dev/shm/fill{next(self._fills)}")
 
     def fill_cache(self, size: int) -> None:
         """Have `size` bytes more of page cache, which the kernel can take back: a file on its root filesystem."""
@@ -217,6 +217,15 @@ class Container:
         pid = self.monitor_pid
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: _process_state(pid) in ("", "Z"), 5, "the monitor to be gone")
+
+    def kill_payload(self) -> None:
+        """Kill its init, and with it all of its processes."""
+        os.kill(self.pid, signal.SIGKILL)
+        self.wait_for_payload_to_end()
+
+    def wait_for_payload_to_end(self) -> None:
+        """Wait until its init ran to its end, whether or not somebody asked for its status."""
+        wait_until(lambda: _process_state(self.pid) in ("", "Z"), 5, "its init to be gone")
 
     # The end
 
@@ -292,7 +301,8 @@ class Container:
 
     def _left_over_cgroups(self) -> Iterator[str]:
         ours = re.compile(rf"lxc\.(payload|monitor)\.{re.escape(self.name)}(-\d+)?")
-        found = set(self._cgroups.values())
+        # Where it has no cgroup of its own it sits in its starter's or in the root: not ours to kill.
+        found = {directory for directory in self._cgroups.values() if self.name in os.path.basename(directory)}
         for mount in set(_cgroup_mounts().values()):
             found.update(entry.path for entry in os.scandir(mount) if ours.fullmatch(entry.name))
         return (directory for directory in sorted(found) if os.path.isdir(directory))

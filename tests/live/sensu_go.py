@@ -150,12 +150,21 @@ class Lab:
         login = ["configure", "-n", "--url", f"http://{address}:8080", "--username", "admin", "--password", password]
         self._until(process, lambda: _succeeds(self._sensuctl(*login), self._client_env()), deadline, "a login")
 
-    def start_agent(self, name: Optional[str] = None, subscriptions: str = "lxc", timeout: float = 30) -> None:
+    def start_agent(
+        self,
+        name: Optional[str] = None,
+        subscriptions: str = "lxc",
+        timeout: float = 30,
+        api_port: Optional[int] = None,
+    ) -> None:
+        """api_port: where on 127.0.0.1 its API takes events."""
         name = name or self.entity
         argv = ["sensu-agent", "start", "--config-file", self._file("agent.yml"), "--name", name]
         argv += ["--subscriptions", subscriptions, "--backend-url", f"ws://{self.backend_address}:8081"]
         argv += ["--cache-dir", os.path.join(self.directory, f"agent-{name}-cache"), "--log-level", "warn"]
-        argv += ["--disable-api", "--disable-sockets", "--statsd-disable"]  # their ports may be taken on this host
+        argv += ["--disable-sockets", "--statsd-disable"]  # their ports may be taken on this host
+        api = ["--api-host", "127.0.0.1", "--api-port", str(api_port)]
+        argv += ["--disable-api"] if api_port is None else api
         process = self._start(argv, self.agent_etc, self.agent_env, in_namespace=False)
         known = [*self._sensuctl("entity", "info", name)]
         deadline = time.monotonic() + timeout

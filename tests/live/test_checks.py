@@ -342,17 +342,86 @@ def test_an_orphan_is_not_measured_for_its_namesake():
             runs.thaw_outside()
             status, output = check("state", "-n", orphan.name, "-P", "/var/lib/lxc", "--expect", "STOPPED")
             assert (status, "runs on without its monitor" in output) == (2, True), output
-        for mount in {
-            os.path.dirname(path) for path in glob.glob(f"/sys/fs/cgroup/**/{orphan.name}-dir", recursive=True)
-        }:
-            directory = f"{mount}/{orphan.name}-dir"
-            wait_until(functools.partial(_removed_with_children, directory), 5, f"{directory} to be removable")
+        remove_cgroups(f"{orphan.name}-dir")
+
+
+def remove_cgroups(name: str) -> None:
+    """Remove what a test had LXC make below a directory of that name at the top of the hierarchies."""
+    for directory in {*glob.glob(f"/sys/fs/cgroup/{name}"), *glob.glob(f"/sys/fs/cgroup/*/{name}")}:
+        wait_until(functools.partial(_removed_with_children, directory), 5, f"{directory} to be removable")
 
 
 def _removed_with_children(directory: str) -> bool:
     for parent, _, _ in os.walk(directory, topdown=False):
         _removed(parent)
     return not os.path.isdir(directory)
+
+
+LET_LIVE = "lxc.monitor.signal.pdeath = SIGCONT"
+
+
+@pytest.mark.parametrize("lines", [["lxc.cgroup.dir = TOP"], ["lxc.cgroup.relative = 1"]], ids=["dir", "relative"])
+def test_an_orphan_is_seen_by_everybody_wherever_lxc_named_its_cgroup(nobody, lines: "list[str]"):
+    name = f"t-orphan-{os.getpid()}"
+    lines = [LET_LIVE, *(line.replace("TOP", f"{name}-top") for line in lines)]
+    try:
+        with busybox(name=name, config_lines=lines, start=False) as container:
+            start_in_cgroup(container, f"{name}-top")
+            assert f"/{name}-top/" in container.cgroup("freezer"), "LXC put it elsewhere"
+            assert check("state", "-n", name)[0] == 0
+            container.kill_monitor()
+            for done in (
+                check("state", "-n", name, "--expect", "STOPPED"),
+                as_nobody(nobody, "state", "-n", name, "--expect", "STOPPED"),
+            ):
+                assert (done[0], f"-top/lxc.payload.{name}; LXC calls it STOPPED" in done[1]) == (2, True), done
+    finally:
+        remove_cgroups(f"{name}-top")
+
+
+def start_in_cgroup(container, name: str) -> None:
+    """Start it from a cgroup of that name, to which lxc.cgroup.relative is relative."""
+    tops = ["/sys/fs/cgroup"]
+    if not os.path.exists("/sys/fs/cgroup/cgroup.procs"):  # v1; a cpuset takes no process before it has CPUs
+        tops = [top for top in glob.glob("/sys/fs/cgroup/*") if not top.endswith("/cpuset") and not os.path.islink(top)]
+    move = "".join(f"mkdir -p {top}/{name} && echo $$ > {top}/{name}/cgroup.procs && " for top in tops)
+    subprocess.run(["sh", "-c", f"{move} exec lxc-start -n {container.name}"], check=True, timeout=30)
+    container._learn(wait_until(container._init_pid, 10, "its init"))
+
+
+def test_an_orphan_in_a_cgroup_that_its_config_names_freely(nobody):
+    name = f"t-free-{os.getpid()}"
+    lines = [LET_LIVE, f"lxc.cgroup.dir.container = {name}-top/{name}", f"lxc.cgroup.dir.monitor = {name}-top/monitor"]
+    stopped = ("state", "-n", name, "--expect", "STOPPED")
+    try:
+        with busybox(name=name, config_lines=lines) as container:
+            container.kill_monitor()
+            status, output = check(*stopped)
+            assert (status, "runs on without its monitor" in output) == (2, True), output
+            # Its directory is 0770, as LXC makes it.
+            status, output = as_nobody(nobody, *stopped)
+            assert (status, f"-top/{name}, which may be its own: its config can't be read" in output) == (3, True)
+            container.kill_payload()
+            assert check(*stopped)[0] == 0
+            status, output = as_nobody(nobody, *stopped)
+            assert (status, "the config of 1 can't be read by this user" in output) == (0, True), output
+    finally:
+        remove_cgroups(f"{name}-top")
+
+
+def test_a_container_without_a_memory_cgroup_of_its_own_is_not_measured_by_its_starters():
+    if not os.path.isdir("/sys/fs/cgroup/memory"):
+        pytest.skip("cgroup v2 leaves LXC no choice of controllers")
+    with tempfile.TemporaryDirectory() as folder, busybox(start=False) as container:
+        shutil.copytree("/etc/lxc", f"{folder}/lxc")
+        with open(f"{folder}/lxc/lxc.conf", "a") as conf:
+            conf.write("lxc.cgroup.use = freezer,pids,name=systemd\n")
+        mounted = f"mount --bind {folder}/lxc /etc/lxc && exec lxc-start -n {container.name}"
+        subprocess.run(["unshare", "--mount", "sh", "-c", mounted], check=True, timeout=30)
+        container._learn(wait_until(container._init_pid, 10, "its init"))
+        status, output = check("memory", "-n", container.name)
+        assert (status, "it has no memory cgroup of its own, but shares /" in output) == (3, True), output
+        assert check("state", "-n", container.name)[0] == 0
 
 
 def test_one_lxcpath_by_two_spellings():
@@ -367,11 +436,7 @@ def test_one_lxcpath_by_two_spellings():
 def test_a_payload_that_died_with_its_monitor_is_stopped():
     with busybox() as container:
         container.kill_monitor()
-        wait_until(
-            lambda: Path(f"/proc/{container.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z",
-            5,
-            "the payload to end",
-        )
+        container.wait_for_payload_to_end()
         status, output = check("state", "-n", container.name)
         assert (status, "STOPPED, expected RUNNING" in output) == (2, True), output
 

@@ -5,6 +5,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import time
 from typing import Callable
 
 import pytest
@@ -56,15 +57,118 @@ def state(container: Container, expect: Expect) -> None:
     expect(OK, "RUNNING")
 
 
+def network(container: Container, expect: Expect) -> None:
+    container.run("ip", "link", "add", "eth7", "type", "bridge")
+    expect(OK, "eth7 0 B/s in")
+    container.run("ip", "link", "del", "eth7")
+    expect(CRITICAL, "eth7 is gone")
+    container.run("ip", "link", "add", "eth7", "type", "bridge")
+    expect(OK, "eth7")
+
+
+def disk(container: Container, expect: Expect) -> None:
+    expect(OK, "shared with the host")
+    container.stop()
+    aside = f"{container.rootfs}.aside"
+    os.rename(container.rootfs, aside)
+    os.mkdir(container.rootfs)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "none", container.rootfs], check=True)
+    try:
+        subprocess.run(["cp", "-a", f"{aside}/.", container.rootfs], check=True)
+        container.start()
+        expect(OK, "of 20.0 MiB")
+        container.run("dd", "if=/dev/zero", "of=/root/x", "bs=1M", "count=30", check=False)
+        expect(CRITICAL, "critical at 90%")
+        container.run("rm", "/root/x")
+        expect(OK, "of 20.0 MiB")
+    finally:
+        container.stop()
+        subprocess.run(["umount", container.rootfs], check=True)
+
+
+def capacity(container: Container, expect: Expect) -> None:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    folder = container.cgroup("memory")
+    files = [f"{folder}/{name}" for name in ("memory.limit_in_bytes", "memory.max")]
+    limit = pathlib.Path(next(filter(os.path.exists, files)))
+    expect(OK, "")
+    limit.write_text(str(int(total * 0.95)))
+    expect(WARNING, "(warning at 90%)")
+    limit.write_text(str(total))
+    expect(CRITICAL, "(critical at 100%)")
+
+
+def pids(container: Container, expect: Expect) -> None:
+    limit = pathlib.Path(container.cgroup("pids"), "pids.max")
+    expect(OK, "no limit set")
+    time.sleep(1)  # its init starts what it starts
+    tasks = int(limit.with_name("pids.current").read_text())
+    limit.write_text(str(tasks))
+    expect(CRITICAL, "critical at 90%")
+    limit.write_text(str(2 * tasks))
+    expect(OK, f"of {2 * tasks}")
+
+
+def pressure(container: Container, expect: Expect) -> None:
+    folder = container.cgroup("cpu")
+    is_v1 = os.path.exists(f"{folder}/cpu.cfs_quota_us")
+    quota = pathlib.Path(folder, "cpu.cfs_quota_us" if is_v1 else "cpu.max")
+    expect(OK, "of the time")
+    quota.write_text("10000" if is_v1 else "10000 100000")
+    container.run("sh", "-c", "for i in 1 2 3 4; do (while :; do :; done) >/dev/null 2>&1 & done")
+    time.sleep(6)
+    expect(CRITICAL, "critical at 60%")
+    quota.write_text("-1" if is_v1 else "max 100000")
+    container.run("killall", "sh")
+    time.sleep(1)
+    expect(OK, "of the time")
+
+
+def io(container: Container, expect: Expect) -> None:
+    """Into the disk directly by a process of its cgroup: on v1 a disk of its own, since a limit is to be set for it."""
+    folder = container.cgroup("blkio")
+    is_v1 = os.path.exists(f"{folder}/blkio.throttle.write_bps_device")
+    image = f"{container.rootfs}/root/image"
+    subprocess.run(["truncate", "-s", "64M", image], check=True)
+    done = subprocess.run(["losetup", "-f", "--show", image], capture_output=True, text=True, check=True)
+    loop = done.stdout.strip()
+    try:
+        if is_v1:
+            number = os.stat(loop).st_rdev
+            limit = f"{os.major(number)}:{os.minor(number)} 1000000000000"
+            pathlib.Path(folder, "blkio.throttle.write_bps_device").write_text(limit)
+        expect(OK, "read 0 B/s and wrote 0 B/s")
+        target = loop if is_v1 else image
+        write = f"dd if=/dev/zero of={target} bs=1M count=64 oflag=direct conv=notrunc"
+        script = f"echo $$ > {folder}/cgroup.procs; timeout 4 sh -c 'while :; do {write}; done'"
+        subprocess.run(["sh", "-c", script], stderr=subprocess.DEVNULL)
+        expect(CRITICAL, "critical at 50M")
+        time.sleep(1)
+        expect(OK, "read 0 B/s and wrote 0 B/s")
+    finally:
+        subprocess.run(["losetup", "-d", loop], check=True)
+
+
 # Each check's name to the container's limit and what is done to the container. A new check needs an entry.
 SCENARIOS = {
     "check_memory_no_agent": (1200 * MIB, memory_no_agent),
     "check_memory": (64 * MIB, memory),
     "check_container_state": (None, state),
+    "check_container_network": (None, network),
+    "check_container_pids": (None, pids),
+    "check_container_pressure": (None, pressure),
+    "check_container_io": (None, io),
+    "check_container_disk": (None, disk),
+    "check_host_capacity": (None, capacity),
 }
 
 
-@pytest.mark.parametrize("check", having(kind="CheckConfig"), ids=str)
+@pytest.mark.parametrize(
+    "check",
+    # What runs inside a container is tried there, in test_self.py.
+    [one for one in having(kind="CheckConfig") if not one.script.startswith("metrics_") and "--self" not in one.argv],
+    ids=str,
+)
 def test_tells_good_from_bad(check: Definition, tmp_path: pathlib.Path) -> None:
     limit_bytes, scenario = SCENARIOS[check.name]
     plugins = tmp_path / "etc-sensu-plugins"
@@ -77,7 +181,8 @@ def test_tells_good_from_bad(check: Definition, tmp_path: pathlib.Path) -> None:
             code, output = run(check, container, plugins)
             first = output.splitlines()[0]
             assert code == status, output
-            assert re.match(rf"Check\w+ {STATES[status]}: {container.name}: ", first), output
+            subject = "" if check.name.startswith("check_host") else f"{container.name}: "
+            assert re.match(rf"Check\w+ {STATES[status]}: {subject}", first), output
             assert words in first
 
         scenario(container, expect)

@@ -215,8 +215,10 @@ class TestFailure:
         config.write_text("lxc.net.0.type = empty\nlxc.mount.entry = /nowhere/at/all mnt none bind 0 0\n")
         answer = request_.run(f"--config={config}", status=1)
         assert answer["left"] == request_.containers == []
-        assert "lxc-start failed" in answer["error"]
-        assert "/nowhere/at/all" in answer["stderr"]
+        assert (
+            'lxc-start failed with status 1: No such file or directory - Failed to mount "/nowhere' in answer["error"]
+        )
+        assert "was removed again (--keep leaves it to look at)" in answer["error"]
 
     def test_of_an_init_that_ends_at_once_leaves_nothing(self, request_: Request, template: Any) -> None:
         init = 'cd "$rootfs/sbin"; rm init; printf "#!/bin/sh\\nexit 0\\n" > init; chmod +x init'
@@ -227,13 +229,34 @@ class TestFailure:
         config = tmp_path / "config"
         config.write_text("lxc.net.0.type = empty\n")
         answer = request_.run(f"--config={config}", "--wait-for-ip=500ms", status=1)
-        assert "has no address after 0.5 s" in answer["error"]
+        assert re.fullmatch(
+            r"(\S+) got no address in 0\.5 s: its config gives it no network; give it one "
+            r"\(lxc\.net\.0\.type = veth\) or leave --wait-for-ip out; "
+            r"\1 was removed again \(--keep leaves it to look at\)",
+            answer["error"],
+        ), answer["error"]
+        assert answer["stderr"].endswith(f"provision_container: {answer['error']}\n")
         assert answer["left"] == request_.containers == []
+
+    def test_without_a_dhcp_server_asks_whether_there_is_one(self, request_: Request, tmp_path: pathlib.Path) -> None:
+        bridge = f"br{uuid.uuid4().hex[:8]}"
+        subprocess.run(["ip", "link", "add", bridge, "type", "bridge"], check=True)
+        try:
+            subprocess.run(["ip", "link", "set", bridge, "up"], check=True)
+            config = tmp_path / "config"
+            config.write_text(f"lxc.net.0.type = veth\nlxc.net.0.link = {bridge}\n")
+            answer = request_.run(f"--config={config}", "--wait-for-ip=300ms", status=1)
+            assert f"got no address in 0.3 s: is there a DHCP server on {bridge}?" in answer["error"]
+        finally:
+            request_.close()
+            subprocess.run(["ip", "link", "del", bridge], check=True)
 
     def test_may_be_kept_and_then_says_so(self, request_: Request, tmp_path: pathlib.Path) -> None:
         config = tmp_path / "config"
         config.write_text("lxc.net.0.type = empty\n")
         answer = request_.run(f"--config={config}", "--wait-for-ip=300ms", "--keep", status=1)
+        assert "removed" not in answer["stderr"]
+        assert answer["stderr"].endswith(f"; left: {request_.directory}\n")
         assert answer["left"] == [str(request_.directory)]
         assert is_running(request_.name)
         # The next run goes on with it; as it never came up, a second failure removes it.

@@ -12,7 +12,10 @@ from tests.plugins.trees import Tree
 
 ROOT = Path(__file__).resolve().parents[2]
 PLUGINS = ROOT / "plugins"
-NAMES = {"check_container_memory.py": "CheckContainerMemory", "check_container_state.py": "CheckContainerState"}
+# What each check calls itself, as Sensu's users know it.
+NAMES = {
+    path.name: "".join(part.title() for part in path.stem.split("_")) for path in sorted(PLUGINS.glob("check_*.py"))
+}
 STATES = ("OK", "WARNING", "CRITICAL", "UNKNOWN")
 
 # What Sensu Go, Nagios and Icinga all take: no quote, no space, no exponent.

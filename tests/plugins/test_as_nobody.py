@@ -15,7 +15,7 @@ import pytest
 import sensu_plugin
 
 from tests.plugins.running import PLUGINS, Output
-from tests.plugins.trees import LXC, MIB, Tree
+from tests.plugins.trees import LXC, MIB, Container, Tree
 
 NOBODY = 65534
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")
@@ -168,6 +168,66 @@ def test_a_hidden_place_is_never_ok(nobodys_tree: Tree, as_nobody: Run, hidden: 
         done = as_nobody(script)
         assert done.status == 3
         assert "Permission denied" in done.out
+
+
+STOPPED = ("--expect", "STOPPED")
+
+
+@pytest.mark.parametrize("hidepid", [False, True])
+class TestOrphans:
+    """Cgroups are everybody's to see, with hidepid as without. Only what an unreadable config names freely is not."""
+
+    def hide(self, tree: Tree, *containers: Container, hidepid: bool) -> None:
+        for one in containers:
+            one.definition.chmod(0o770)
+            for pid in (one.monitor, one.init) if hidepid else ():
+                if tree.at(f"/proc/{pid}").exists():
+                    tree.at(f"/proc/{pid}").chmod(0o700)
+
+    @pytest.mark.parametrize("family", ["lxc.payload.", "scope", "lxc@.service", "dir", "pattern"])
+    def test_one_is_seen_where_lxc_named_its_cgroup(
+        self, nobodys_tree: Tree, as_nobody: Run, family: str, hidepid: bool
+    ) -> None:
+        web = nobodys_tree.container("web", family=family, socket=False)
+        self.hide(nobodys_tree, web, hidepid=hidepid)
+        done = as_nobody(STATE, *STOPPED)
+        assert (done.status, "runs on without its monitor" in done.first) == (2, True), done.out
+
+    def test_one_may_be_where_its_config_says(self, nobodys_tree: Tree, as_nobody: Run, hidepid: bool) -> None:
+        config = "lxc.cgroup.dir.container = tenants/web\n"
+        web = nobodys_tree.container("web", family="limit+inner", socket=False, config=config)
+        self.hide(nobodys_tree, web, hidepid=hidepid)
+        done = as_nobody(STATE, *STOPPED)
+        assert done.status == 3, done.out
+        assert "processes run in /sys/fs/cgroup/tenants/web, which may be its own" in done.first
+        assert "run as root" in done.first
+        assert as_nobody(STATE).status == 2, "it is bad either way where it should run"
+        web.definition.chmod(0o755)
+        assert as_nobody(STATE, *STOPPED).status == 2
+
+    def test_a_cgroup_that_may_not_be_listed_may_hide_one(
+        self, nobodys_tree: Tree, as_nobody: Run, hidepid: bool
+    ) -> None:
+        off = nobodys_tree.container("off", running=False)
+        self.hide(nobodys_tree, off, hidepid=hidepid)
+        nobodys_tree.cgroup("/user.slice/user-7.slice/session-1.scope", usage=1, limit=None)
+        nobodys_tree.at("/sys/fs/cgroup/user.slice/user-7.slice").chmod(0o700)
+        done = as_nobody(STATE, *STOPPED)
+        assert (done.status, "user-7.slice: Permission denied" in done.first) == (3, True), done.out
+
+    def test_a_stopped_one_is_ok_with_a_note(self, nobodys_tree: Tree, as_nobody: Run, hidepid: bool) -> None:
+        off = nobodys_tree.container("off", running=False)
+        other = nobodys_tree.container("other", running=False)
+        run = nobodys_tree.container("run")
+        self.hide(nobodys_tree, off, run, hidepid=hidepid)
+        done = as_nobody(STATE, "-n", "off,other", *STOPPED)
+        assert done.status == 0, done.out
+        assert "the config of 1 can't be read by this user" in done.first
+        self.hide(nobodys_tree, other, hidepid=hidepid)
+        assert "the config of 2 can't be" in as_nobody(STATE, "--exclude", "run", *STOPPED).first
+        other.definition.chmod(0o755)
+        assert "config" not in as_nobody(STATE, "-n", "other", *STOPPED).first
+        assert "config" not in as_nobody(STATE).first
 
 
 def test_autostart_needs_the_config(nobodys_tree: Tree, as_nobody: Run) -> None:

@@ -171,6 +171,40 @@ class TestImpostors:
             pass
 
 
+class TestNoneOfItsOwn:
+    """lxc.cgroup.use without memory: the container has no memory cgroup, and init stays in that of its starter."""
+
+    @staticmethod
+    def without_memory(tree: Tree, place: str, starters: str | None) -> None:
+        web = tree.container("web", "/srv/lxc")
+        shutil.rmtree(web.directory("memory"))
+        for pid, cgroup in ((web.init, place), (web.monitor, starters)):
+            path = tree.at(f"/proc/{pid}/cgroup")
+            lines = [line for line in path.read_text().splitlines(True) if ":memory:" not in line]
+            path.write_text("".join(lines) + (f"99:memory:{cgroup}\n" if cgroup else ""))
+
+    @pytest.mark.parametrize("layout", ["v1", "v1-joined", "hybrid"])
+    @pytest.mark.parametrize(
+        ("place", "starters"),
+        [("/", "/"), ("/ssh", "/ssh"), ("/ssh", "/ssh/1"), ("/", "/lxc.monitor.web"), ("/", None)],
+    )
+    def test_that_of_who_started_it_is_not_measured_for_it(
+        self, tmp_path: Path, layout: str, place: str, starters: str | None
+    ) -> None:
+        tree = Tree(tmp_path, layout)
+        tree.cgroup("/ssh", usage=60 * MIB, limit=64 * MIB)
+        self.without_memory(tree, place, starters)
+        with pytest.raises(CannotObserve, match=f"^it has no memory cgroup of its own, but shares {place}$"):
+            Looked(tree).memory("web")
+        assert not Looked(tree).is_frozen("web"), "its freezer is its own"
+
+    def test_a_place_that_was_named_freely_is_its_own(self, tmp_path: Path) -> None:
+        tree = Tree(tmp_path, "v1")
+        tree.cgroup("/tenants/gold", usage=60 * MIB, limit=64 * MIB)
+        self.without_memory(tree, "/tenants/gold", "/tenants/goldmine")
+        assert Looked(tree).memory("web").usage_bytes == 60 * MIB
+
+
 class TestMemory:
     def test_recorded_nested_systemd(self, tree: Tree) -> None:
         tree.recorded("v2-nested-systemd", "sysd", proc="systemd-init")
@@ -224,6 +258,26 @@ class TestMemory:
         any_tree.container("web", usage=MIB, inactive_file=2 * MIB)
         assert Looked(any_tree).memory("web").used_bytes == 0
         assert Looked(any_tree).memory("web").working_set_bytes == 0
+
+    @pytest.mark.parametrize("layout", ["v1", "v1-joined", "hybrid"])
+    @pytest.mark.parametrize(
+        ("limit", "memsw", "swap_limit"),
+        [
+            (64 * MIB, 96 * MIB, 32 * MIB),
+            (64 * MIB, 64 * MIB, 0),
+            (64 * MIB, None, None),
+            (None, None, None),
+            (96 * MIB, 64 * MIB, 0),
+        ],
+    )
+    def test_memsw_of_v1_is_memory_and_swap_together(
+        self, tmp_path: Path, layout: str, limit: int | None, memsw: int | None, swap_limit: int | None
+    ) -> None:
+        tree = Tree(tmp_path, layout)
+        tree.container("web", limit=limit, swap=30 * MIB, swap_limit=memsw)
+        looked = Looked(tree)
+        memory = looked.cgroups.swap(looked.containers["web"], looked.memory("web"))
+        assert (memory.swap_bytes, memory.swap_limit_bytes) == (30 * MIB, swap_limit)
 
     def test_no_swap_files(self, any_tree: Tree) -> None:
         any_tree.container("web", swap=None)

@@ -16,8 +16,11 @@ import pytest
 from tests.plugins.running import NAMES, PLUGINS, STATES, Output, command, run
 from tests.plugins.trees import MIB, Tree
 
-SCRIPTS = sorted(NAMES)
+# The fence is the same for all checks: two of them show the whole of it, the others what their own options can break.
+SCRIPTS = ["check_container_memory.py", "check_container_state.py"]
+OTHERS = [script for script in NAMES if script.startswith("check_container_") and script not in SCRIPTS]
 each_script = pytest.mark.parametrize("script", SCRIPTS)
+every_script = pytest.mark.parametrize("script", list(NAMES))
 
 
 @pytest.fixture
@@ -51,6 +54,8 @@ MISUSE = {
     "escape sequence in an option": ["--\x1b[31m"],
     "bar in an option": ["--a|b"],
     "very long option": ["--" + "x" * 5000],
+    "one root twice": ["--root", "/", "--root=/"],
+    "one time twice": ["--timeout", "5", "--timeout", "5"],
 }
 MISUSE_OF_MEMORY = {
     "bad threshold": ["-w", "80x"],
@@ -66,16 +71,23 @@ MISUSE_OF_MEMORY = {
     "number that is no UTF-8": ["-c", "\udcff"],
     "unknown metric": ["--metric", "rss"],
     "unknown ceiling": ["--unlimited-as", "guest"],
+    "warning twice": ["-w", "80%", "-w", "90%"],
+    "critical twice by two names": ["-c", "80%", "-e", "90%"],
+    "metric twice": ["--metric", "used", "--metric", "swap"],
 }
-MISUSE_OF_STATE = {"lower case": ["--expect", "running"], "unknown state": ["--expect", "THAWED"]}
+MISUSE_OF_STATE = {
+    "unknown state": ["--expect", "THAWED"],
+    "no state": ["--expect", ""],
+    "twice": ["--expect", "RUNNING", "--expect", "RUNNING"],
+}
 
 
 def _misuses() -> list[object]:
     own = {"check_container_memory.py": MISUSE_OF_MEMORY, "check_container_state.py": MISUSE_OF_STATE}
     return [
         pytest.param(script, arguments, id=f"{script.split('_')[2][:-3]}: {what}")
-        for script in SCRIPTS
-        for what, arguments in (MISUSE | own[script]).items()
+        for script in [*SCRIPTS, *OTHERS]
+        for what, arguments in (MISUSE | own.get(script, {})).items()
     ]
 
 
@@ -87,7 +99,27 @@ def test_misuse_is_one_line(host: Tree, script: str, arguments: list[str]) -> No
 @each_script
 def test_misuse_says_what_to_write(host: Tree, script: str) -> None:
     assert "--help" in run(script, host, "--nmae", "web").first
-    assert "for example -P /var/lib/lxc" in run(script, host, "-P", "lxc").first
+    assert "--lxcpath 'lxc' is not absolute; write for example -P /var/lib/lxc" in run(script, host, "-P", "lxc").first
+    assert "--lxcpath '' is not absolute; write for example -P /var/lib/lxc" in run(script, host, "-P", "").first
+    assert "--root '' is no directory; name the one" in run(script, None, "--root", "").first
+
+
+@each_script
+def test_a_root_without_proc_is_no_hosts(tmp_path: Path, script: str) -> None:
+    said = run(script, None, "--root", str(tmp_path)).misuse()
+    assert f"is {tmp_path} a host's root? it has no proc/" in said
+    (tmp_path / "proc").mkdir()
+    said = run(script, None, "--root", str(tmp_path)).misuse()
+    assert said.endswith("/proc/net/unix: No such file or directory; is that the /proc of a Linux host that runs?")
+
+
+def test_what_is_given_twice_is_named(host: Tree) -> None:
+    """The last would win in silence, and a threshold that somebody put into a wrapper be gone."""
+    script = "check_container_memory.py"
+    assert run(script, host, "-w", "80%", "-w90%").misuse().endswith(": -w is given twice; give it once")
+    assert "-c and --error are one option; give one of them" in run(script, host, "-c", "1", "--error=2").misuse()
+    assert run(script, host, "-n", "web", "-n", "w*", "--exclude", "a", "--exclude", "b", "-v", "-v").status == 0
+    assert run(script, host, "-P", "/var/lib/lxc", "-P", "/var/lib/lxc").status == 0
 
 
 BROKEN_HOSTS = ["/proc/1/net/unix", "/proc/1/mountinfo", "/proc/meminfo"]
@@ -114,7 +146,7 @@ def test_a_host_that_cannot_be_read_is_one_line_that_names_the_file(
     assert os.path.basename(path) in said
 
 
-@each_script
+@every_script
 class TestHelp:
     def test_it_is_no_alarm(self, script: str) -> None:
         done = run(script, None, "--help")
@@ -135,10 +167,13 @@ class TestHelp:
 @each_script
 class TestStdout:
     def ran(self, script: str, host: Tree, redirection: str, *arguments: str) -> int:
+        """The status; what stdout does not take is said on stderr."""
         line = shlex.join(command(script, host, *arguments))
-        done = subprocess.run(["sh", "-c", f"{line} {redirection}"], stderr=subprocess.PIPE, timeout=30)
-        assert done.stderr in (b"",) or b"internal" not in done.stderr
-        assert b"Traceback" not in done.stderr
+        done = subprocess.run(["sh", "-c", f"{line} {redirection}"], stderr=subprocess.PIPE, timeout=30, text=True)
+        assert "internal" not in done.stderr
+        assert "Traceback" not in done.stderr
+        if "2>&-" not in redirection and "--help" not in arguments:
+            assert re.match(rf"{NAMES[script]} (OK|CRITICAL): ", done.stderr)
         return done.returncode
 
     @pytest.mark.parametrize("redirection", [">&-", ">/dev/full", "</dev/null >&-", "<&- >&- 2>&-"])
@@ -159,7 +194,7 @@ class TestStdout:
         os.close(reader)
         done = subprocess.run(command(script, host), stdout=writer, stderr=subprocess.PIPE, timeout=30)
         os.close(writer)
-        assert (done.returncode, done.stderr) == (3, b"")
+        assert (done.returncode, done.stderr.startswith(f"{NAMES[script]} OK: web".encode())) == (3, True)
 
     def test_a_reader_that_never_reads(self, host: Tree, script: str) -> None:
         """More than a pipe holds: the process ends all the same, and not with OK."""
@@ -173,6 +208,8 @@ class TestStdout:
         try:
             assert running.wait(timeout=20) == 3
             assert time.monotonic() - start < 8
+            assert running.stderr is not None
+            assert running.stderr.read().startswith(f"{NAMES[script]} OK: ".encode())
         finally:
             running.kill()
             running.communicate()

@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import check_container_memory
 import pytest
 from check_container_memory import CheckContainerMemory
 from check_container_state import CheckContainerState
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sensu_lxc import measuring
 from sensu_lxc.errors import CannotObserve
 from sensu_lxc.findings import State, worst
 from sensu_lxc.plugin import Misuse
@@ -282,8 +282,8 @@ def test_a_sample_as_a_process(path: str, damage: bytes) -> None:
 @pytest.fixture(scope="module", autouse=True)
 def _clean() -> Any:
     # What is damaged here stays so: no need to wait for a reboot's end.
-    waited, check_container_memory.REBOOT_SECONDS = check_container_memory.REBOOT_SECONDS, 0
+    waited, measuring.REBOOT_SECONDS = measuring.REBOOT_SECONDS, 0
     yield
-    check_container_memory.REBOOT_SECONDS = waited
+    measuring.REBOOT_SECONDS = waited
     while _KEPT:
         shutil.rmtree(_KEPT.pop().root.parent)

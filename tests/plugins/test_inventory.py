@@ -39,7 +39,7 @@ def three(tree: Tree) -> Tree:
         ([], ["web*"], ["db1"], []),
         (["nope"], [], [], ["nope"]),
         (["nope*", "web1"], [], ["web1"], ["nope*"]),
-        (["nope"], ["nope"], [], []),
+        (["nope", "db1"], ["nope"], ["db1"], []),
         (["WEB1"], [], [], ["WEB1"]),
         (["web"], [], [], ["web"]),
         (["web1", "web1"], [], ["web1"], []),
@@ -50,6 +50,19 @@ def test_selection(three: Tree, names: list[str], exclude: list[str], expected: 
     found = take(three, *names, exclude=exclude)
     assert [container.label for container in found.containers] == expected
     assert found.missing == missing
+
+
+@pytest.mark.parametrize(
+    ("names", "exclude", "left_out"),
+    [
+        ([], ["*"], "3 containers"),
+        (["web*", "nope"], ["web1,", "web?", "n*"], "3 containers"),
+        (["nope"], ["nope"], "1 container"),
+    ],
+)
+def test_a_selection_that_leaves_none_says_so(three: Tree, names: list[str], exclude: list[str], left_out: str) -> None:
+    with pytest.raises(CannotObserve, match=f"^--exclude leaves none of {left_out}$"):
+        take(three, *names, exclude=exclude)
 
 
 def test_what_is_known_of_each(three: Tree) -> None:

@@ -122,10 +122,17 @@ def test_a_full_backlog_does_not_block(listen: Listen) -> None:
 
 
 def test_a_drip_of_bytes_does_not_extend_the_time(listen: Listen) -> None:
-    name = listen(*[b"\0"] * 200, hold=True)
+    drips = answer(data=b"x" * 60)
+    name = listen(*[drips[at : at + 1] for at in range(len(drips))], hold=True)
     start = time.monotonic()
-    monitor.ask_one(name, GET_STATE, 0.2)
-    assert time.monotonic() - start < 1
+    assert monitor.ask_one(name, GET_STATE, 0.2).problem == monitor.UNRESPONSIVE
+    assert time.monotonic() - start < 0.5
+
+
+def test_what_came_in_time_counts_although_another_hung(listen: Listen) -> None:
+    names = [listen(accept=False), listen(answer(value=2), hold=True), listen(answer()[:7], hold=True), listen()]
+    replies = monitor.ask(names, GET_STATE, 0.2)
+    assert [replies[name].problem for name in names] == [monitor.UNRESPONSIVE, "", monitor.UNRESPONSIVE, monitor.BROKEN]
 
 
 def test_many_at_once_of_which_some_hang(listen: Listen) -> None:

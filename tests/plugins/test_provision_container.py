@@ -121,6 +121,11 @@ class TestRefuses:
             ["--request-id=x", "--template=busybox", "--config=/nowhere/x"],
             ["--request-id=x", "--template-path=/nowhere/x"],
             ["--request-id=x", "--template-path=/etc"],
+            ["--request-id=x", "--request-id=y", "--template=busybox"],
+            ["--request-id=x", "--template=busybox", "--template=debian"],
+            ["--request-id=x", "--template=busybox", "-P", "/srv", "--lxcpath=/srv"],
+            ["--request-id=x", "--template=busybox", "--wait-for-ip", "--wait-for-ip=1m"],
+            ["--request-id=x", "--template=busybox", "-P", ""],
         ],
     )
     def test_a_command_line(self, arguments: "list[str]") -> None:
@@ -196,8 +201,29 @@ class TestScript:
         done = run_script("--request-id=x", "--template=busybox", "-P", str(tmp_path / "none"))
         assert (done.returncode, "no directory that can be written" in done.stderr) == (3, True)
 
+    def test_an_answer_that_stdout_does_not_take_is_on_stderr(self) -> None:
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [sys.executable, str(SCRIPT), "--request-id=a b"], stdout=full, stderr=subprocess.PIPE, text=True,
+                timeout=30, check=False,
+            )  # fmt: skip
+        assert (done.returncode, "stdout takes nothing; the answer was: {" in done.stderr) == (3, True)
+
 
 class TestAddresses:
+    @pytest.mark.parametrize(
+        ("settings", "says"),
+        [
+            ({}, "gives it no network"),
+            ({"lxc.net.0.type": "empty"}, "gives it no network"),
+            ({"lxc.net.0.type": "veth", "lxc.net.0.link": "lxcbr0"}, "systemctl status lxc-net"),
+            ({"lxc.net.0.type": "veth", "lxc.net.0.link": "br7"}, "a DHCP server on br7?"),
+            ({"lxc.net.0.type": "empty", "lxc.net.1.type": "macvlan"}, "a DHCP server on its link?"),
+        ],
+    )
+    def test_where_to_look_for_none(self, settings: "dict[str, str]", says: str) -> None:
+        assert says in provision_container.why_no_address(settings)
+
     def test_ipv4(self) -> None:
         assert addresses.ipv4(FIB_TRIE, "x") == ["10.0.3.42"]
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sensu_lxc import inventory, monitor, states
 from sensu_lxc.cgroups import Cgroups
-from sensu_lxc.errors import CannotObserve
+from sensu_lxc.errors import CannotObserve, NotThere
 from sensu_lxc.host import Host
 from sensu_lxc.monitor import Reply
 
@@ -56,6 +56,103 @@ def test_a_payload_without_its_monitor_where_the_config_says(any_tree: Tree, fam
     assert names(any_tree) == {"web": states.ORPHANED}
 
 
+class TestOrphansElsewhere:
+    """A payload without its monitor in a place that neither the top of the hierarchy nor the config tells."""
+
+    PLACES = {
+        "scope": FAMILIES["scope"][0],
+        "lxc@.service": FAMILIES["lxc@.service"][0],
+        "lxc.cgroup.dir": FAMILIES["dir"][0],
+        "lxc.cgroup.pattern": FAMILIES["pattern"][0],
+        "lxc.cgroup.pattern with the name before": "/containers/{name}/of/us/payload",
+        "lxc.cgroup.relative": "/user.slice/user-0.slice/session-7.scope/lxc.payload.{name}",
+        "lxc.cgroup.relative, 3.0.3": "/user.slice/user-0.slice/session-7.scope/lxc/{name}",
+        "lxc.cgroup.relative, 3.2": "/user.slice/user-0.slice/session-7.scope/lxc.payload/{name}",
+        "lxc.cgroup.dir = lxc/gold": "/lxc/gold/lxc.payload.{name}",
+    }
+    each_place = pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
+
+    def put(self, tree: Tree, monkeypatch: pytest.MonkeyPatch, place: str, name: str, **how: Any) -> Any:
+        monkeypatch.setitem(FAMILIES, "this", (place, ""))
+        return tree.container(name, family="this", **how)
+
+    @each_place
+    @pytest.mark.parametrize("nested", [False, True])
+    def test_is_found(self, any_tree: Tree, monkeypatch: pytest.MonkeyPatch, place: str, nested: bool) -> None:
+        orphan = self.put(any_tree, monkeypatch, place, "web", socket=False, nested_systemd=nested)
+        any_tree.container("web-1")
+        any_tree.container("we", running=False)
+        found = look(any_tree)
+        assert found["web"].name == states.ORPHANED
+        assert found["web"].detail.endswith(orphan.path)
+        assert (found["web-1"].name, found["we"].name) == ("RUNNING", "STOPPED")
+
+    @each_place
+    def test_is_found_with_a_number_behind(self, any_tree: Tree, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+        self.put(any_tree, monkeypatch, place.replace("{name}", "{name}-1"), "web", socket=False)
+        assert names(any_tree) == {"web": states.ORPHANED}
+
+    @each_place
+    def test_an_empty_directory_is_none(self, any_tree: Tree, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+        monkeypatch.setitem(FAMILIES, "this", (place, ""))
+        any_tree.stale("web", family="this")
+        any_tree.container("web", running=False)
+        assert names(any_tree) == {"web": "STOPPED"}
+
+    @each_place
+    def test_that_of_a_running_namesake_is_its_own(
+        self, any_tree: Tree, monkeypatch: pytest.MonkeyPatch, place: str
+    ) -> None:
+        self.put(any_tree, monkeypatch, place, "web", lxcpath="/srv/lxc")
+        any_tree.container("web", running=False)
+        assert names(any_tree) == {f"{LXC}/web": "STOPPED", "/srv/lxc/web": "RUNNING"}
+
+    @pytest.mark.parametrize("above", ["/lxc.payload.outer", "/lxc.payload.outer/system.slice", "/lxc/outer/ns"])
+    def test_that_of_a_container_inside_of_another_is_its_own(
+        self, any_tree: Tree, monkeypatch: pytest.MonkeyPatch, above: str
+    ) -> None:
+        any_tree.container("outer", family="proxmox" if "ns" in above else "lxc.payload.")
+        self.put(any_tree, monkeypatch, f"{above}/lxc.payload.{{name}}", "web", socket=False)
+        assert names(any_tree) == {"outer": "RUNNING", "web": "STOPPED"}
+
+    def test_that_of_a_container_inside_of_a_foreign_one(self, any_tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Docker's cgroup does not tell by its name that it is a container's; the pid namespaces do."""
+        place = "/system.slice/docker-3f2a.scope/lxc.payload.{name}"
+        web = self.put(any_tree, monkeypatch, place, "web", socket=False)
+        assert names(any_tree) == {"web": states.ORPHANED}
+        any_tree.write(f"/proc/{web.init}/status", f"Pid:\t{web.init}\nNSpid:\t{web.init}\t31\t1\n")
+        assert names(any_tree) == {"web": "STOPPED"}
+
+    def test_where_the_config_names_a_place_relative_to_the_starter(
+        self, any_tree: Tree, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        place = "/user.slice/session-7.scope/tenants/gold"
+        config = "lxc.cgroup.relative = 1\nlxc.cgroup.dir.container = tenants/gold/\n"
+        self.put(any_tree, monkeypatch, place, "web", socket=False, config=config)
+        any_tree.container("off", running=False, config="lxc.cgroup.dir.container = silver/gold\n")
+        assert names(any_tree) == {"web": states.ORPHANED, "off": "STOPPED"}
+
+    def test_where_the_config_names_a_place_that_looks_like_lxcs_own(
+        self, any_tree: Tree, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        config = "lxc.cgroup.dir.container = lxc.payload.gold\n"
+        self.put(any_tree, monkeypatch, "/lxc.payload.gold", "web", socket=False, config=config)
+        assert names(any_tree) == {"web": states.ORPHANED}
+
+    def test_a_place_that_went_away_meanwhile(self, tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.put(tree, monkeypatch, self.PLACES["scope"], "web", socket=False)
+        tree.container("off", running=False)
+        host, listing = Host(str(tree.root)), Host.list
+
+        def vanishing(self: Host, path: str) -> list[str]:
+            if path.endswith(".slice"):
+                raise NotThere(path)
+            return listing(self, path)
+
+        monkeypatch.setattr(Host, "list", vanishing)
+        assert {state.name for state in look(tree, host).values()} == {"STOPPED"}
+
+
 def test_left_over_directories_are_no_payload(any_tree: Tree) -> None:
     any_tree.stale("web")
     any_tree.stale("web-1")
@@ -67,6 +164,13 @@ def test_a_stopped_one_is_not_taken_for_the_running_one_beside_it(any_tree: Tree
     any_tree.container("web", running=False)
     any_tree.container("web-1")
     assert names(any_tree) == {"web": "STOPPED", "web-1": "RUNNING"}
+
+
+def test_a_stopped_one_is_not_taken_for_the_one_that_runs_in_the_cgroup_of_its_name(any_tree: Tree) -> None:
+    any_tree.stale("web")
+    any_tree.container("web", suffix="-1")
+    any_tree.container("web-1", running=False)
+    assert names(any_tree) == {"web": "RUNNING", "web-1": "STOPPED"}
 
 
 def test_the_stopped_one_is_not_blamed_for_its_namesake(any_tree: Tree) -> None:
@@ -138,7 +242,7 @@ class TestWhatMonitorsSay:
         ],
     )
     def test_a_state(self, live: Any, value: int, frozen: bool, expected: str, detail: str) -> None:
-        assert live(Reply("", 0, value, b"", 0), frozen) == (expected, detail)
+        assert live(Reply("", 0, value, b"", 0), frozen) == (expected, detail, "")
 
     @pytest.mark.parametrize("value", [8, 99, 2**63])
     def test_an_unknown_state(self, live: Any, value: int) -> None:

@@ -21,8 +21,9 @@ UNLIMITED_V1 = 9223372036854771712
 LXC = "/var/lib/lxc"
 
 # layout: {controller: (mount point, file system)}; "" is cgroup v2.
-_V1 = {name: f"/sys/fs/cgroup/{name}" for name in ("cpu", "cpuacct", "memory", "freezer", "pids")}
-_JOINED = {name: f"/sys/fs/cgroup/{name}" for name in ("cpu,cpuacct", "memory", "freezer", "pids")}
+_SINGLE = ("cpuset", "memory", "freezer", "pids", "blkio")
+_V1 = {name: f"/sys/fs/cgroup/{name}" for name in ("cpu", "cpuacct", *_SINGLE)}
+_JOINED = {name: f"/sys/fs/cgroup/{name}" for name in ("cpu,cpuacct", *_SINGLE)}
 LAYOUTS: dict[str, dict[str, str]] = {
     "v1": {**_V1, "name=systemd": "/sys/fs/cgroup/systemd"},
     "v1-joined": {**_JOINED, "name=systemd": "/sys/fs/cgroup/systemd"},
@@ -61,8 +62,10 @@ class Cgroup:
         return self.tree.at(self.tree.point(controller) + self.path)
 
     def file(self, name: str) -> Path:
-        """cgroup.events is v2's alone; memory.* is v1's where that is mounted."""
-        if name.startswith("cgroup."):
+        """cgroup.events, io.* and *.pressure are v2's alone; memory.* is v1's where that is mounted."""
+        if name.startswith("io.") or name.endswith(".pressure"):
+            controller = ""
+        elif name.startswith("cgroup."):
             controller = "" if "" in self.tree.mounts else "memory"
         else:
             controller = name.partition(".")[0]
@@ -103,6 +106,8 @@ class Tree:
         self.write("/proc/meminfo", _meminfo(total, swap_total))
         self.write("/proc/1/mountinfo", _mountinfo(self.mounts))
         self.write("/proc/uptime", "1000.00 1900.00\n")
+        self.write("/proc/sys/kernel/random/boot_id", "0c1f5a0e-1b2c-4d3e-8f90-123456789abc\n")
+        self.write("/sys/devices/system/cpu/online", "0-3\n")
         self._write_sockets()
         for point in self.mounts.values():
             self.at(point).mkdir(parents=True)
@@ -158,17 +163,19 @@ class Tree:
             self.define(name, lxcpath, config)
         if not running:
             return made
+        procs = f"{made.init}\n"
         self.cgroup(
             path, usage=usage, limit=limit, active_file=active_file, inactive_file=inactive_file, slab=slab, swap=swap,
-            swap_limit=swap_limit, parent_limit=parent_limit, frozen=frozen, procs="" if nested_systemd else "2001\n",
+            swap_limit=swap_limit, parent_limit=parent_limit, frozen=frozen,
+            procs="" if nested_systemd or inner else procs,
         )  # fmt: skip
         if inner:
             self.cgroup(
                 path + inner, usage=usage, limit=None, active_file=active_file, inactive_file=inactive_file, slab=slab,
-                swap=swap, parent_limit=limit, frozen=frozen, procs="" if nested_systemd else "2001\n",
+                swap=swap, parent_limit=limit, frozen=frozen, procs="" if nested_systemd else procs,
             )  # fmt: skip
         if nested_systemd:
-            self.cgroup(f"{path}{inner}/init.scope", usage=MIB, limit=None, frozen=frozen, procs="2001\n")
+            self.cgroup(f"{path}{inner}/init.scope", usage=MIB, limit=None, frozen=frozen, procs=procs)
             self.cgroup(f"{path}{inner}/.lxc", usage=0, limit=None, frozen=frozen, procs="", populated=False)
             inner += "/init.scope"
         if socket:
@@ -236,9 +243,42 @@ class Tree:
             if swap is not None:
                 made.write("memory.swap.current", f"{swap}\n")
                 made.write("memory.swap.max", f"{'max' if swap_limit is None else swap_limit}\n")
+            made.write("memory.events", "low 0\nhigh 0\nmax 0\noom 0\noom_kill 0\noom_group_kill 0\n")
             if parent_limit is not None:
                 _write(made.file("memory.max").parent.parent / "memory.max", f"{parent_limit}\n")
+        self._accounts(made)
         return made
+
+    def _accounts(self, made: Cgroup) -> None:
+        """What is counted besides memory: a container of four CPUs without a quota that did a little."""
+        made.write("pids.current", "5\n")
+        made.write("pids.max", "max\n")
+        if "cpuset" in self.mounts:
+            made.write("cpuacct.usage", "1000000000\n")
+            made.write("cpu.stat", "nr_periods 0\nnr_throttled 0\nthrottled_time 0\n")
+            made.write("cpu.cfs_quota_us", "-1\n")
+            made.write("cpu.cfs_period_us", "100000\n")
+            made.write("cpuset.effective_cpus", "0-3\n")
+            # What recent kernels show until a container has an I/O limit.
+            for what in ("io_service_bytes", "io_serviced"):
+                made.write(f"blkio.throttle.{what}_recursive", "Total 0\n")
+            made.write("memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 0\n")
+        else:
+            made.write(
+                "cpu.stat",
+                "usage_usec 1000000\nuser_usec 600000\nsystem_usec 400000\nnr_periods 0\nnr_throttled 0\n"
+                "throttled_usec 0\n",
+            )
+            made.write("cpu.max", "max 100000\n")
+            made.write("cpuset.cpus.effective", "0-3\n")
+            made.write("io.stat", "8:0 rbytes=1048576 wbytes=524288 rios=16 wios=8 dbytes=0 dios=0\n")
+        if "" in self.mounts:
+            for resource in ("cpu", "io", "memory"):
+                made.write(
+                    f"{resource}.pressure",
+                    "some avg10=0.00 avg60=0.00 avg300=0.00 total=1000\n"
+                    "full avg10=0.00 avg60=0.00 avg300=0.00 total=500\n",
+                )
 
     def stale(self, name: str, family: str = "lxc.payload.") -> Cgroup:
         """An empty directory that an earlier start left in every hierarchy."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from sensu_lxc.errors import CannotObserve
+from sensu_lxc.errors import CannotObserve, quoted
 
 # v1 has no word for "no limit": it shows the largest page-aligned number, which depends on the page size.
 _UNLIMITED_V1 = 2**62
@@ -48,11 +48,6 @@ def counts(raw: bytes, path: str, *keys: bytes) -> list[int | None]:
             raise CannotObserve(f"{path} holds {quoted(digits)} where the number of {key.decode()} should be")
         found.append(int(digits))
     return found
-
-
-def quoted(raw: bytes) -> str:
-    """What was read, short and printable, for an error's sentence."""
-    return ascii(raw[:40].decode("ascii", "backslashreplace")) if raw else "nothing"
 
 
 def memberships(raw: bytes, path: str) -> dict[str, str]:

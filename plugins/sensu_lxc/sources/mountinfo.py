@@ -1,4 +1,4 @@
-"""/proc/PID/mountinfo (proc_pid_mountinfo(5)): where the cgroup hierarchies are mounted."""
+"""/proc/PID/mountinfo (proc_pid_mountinfo(5)): where the cgroup hierarchies and other filesystems are mounted."""
 
 from __future__ import annotations
 
@@ -8,9 +8,14 @@ from collections import namedtuple
 from sensu_lxc.errors import CannotObserve
 
 _ESCAPE = re.compile(r"\\([0-7]{3})", re.ASCII)
+_NUMBERS = re.compile(r"\d{1,10} \d{1,10} \d{1,9}:\d{1,9}", re.ASCII)
 
 # point: directory where a hierarchy is mounted; root: the cgroup that is visible there ("/" for all of them).
 Mount = namedtuple("Mount", "point root")
+
+# One mount of any kind. number, parent: ids that no other mount of this kernel has at the time; device: "major:minor";
+# root: what of the filesystem is mounted, as a path in it; point: where; options: the filesystem's own.
+Filesystem = namedtuple("Filesystem", "number parent device root point kind source options")
 
 
 def cgroup_mounts(raw: bytes, path: str) -> dict[str, Mount]:
@@ -31,6 +36,31 @@ def cgroup_mounts(raw: bytes, path: str) -> dict[str, Mount]:
     return found
 
 
+def filesystems(raw: bytes, path: str, point: str | None = None) -> list[Filesystem]:
+    """Every mount in the order of the file, or those at one point only."""
+    if not raw.endswith(b"\n"):
+        raise CannotObserve(f"{path} is cut off or empty")
+    found = []
+    for line in raw.decode("utf-8", "surrogateescape").rstrip("\n").split("\n"):
+        fields = line.split(" ", 5)
+        if point is not None and fields[4:5] and unescaped(fields[4]) != point:
+            continue
+        _, separator, after = line.partition(" - ")
+        kind = after.split(" ")
+        if not separator or len(kind) < 3 or not _NUMBERS.fullmatch(" ".join(fields[:3])):
+            raise CannotObserve(f"{path} holds a line that is no mount: {ascii(line[:60])}")
+        number, parent, device, root, at, _ = fields
+        paths = unescaped(root), unescaped(at)
+        found.append(Filesystem(int(number), int(parent), device, *paths, kind[0], unescaped(kind[1]), kind[2]))
+    return found
+
+
+def topmost(mounts: list[Filesystem]) -> Filesystem | None:
+    """The one of several mounts at one point that is seen there: the one on which no other of them is mounted."""
+    below = {mount.parent for mount in mounts}
+    return next((mount for mount in reversed(mounts) if mount.number not in below), None)
+
+
 def unescaped(field: str) -> str:
     """A path of mountinfo without its octal escapes (space, tab, newline, backslash)."""
-    return _ESCAPE.sub(lambda match: chr(int(match.group(1), 8)), field)
+    return _ESCAPE.sub(lambda match: chr(int(match.group(1), 8)), field) if "\\" in field else field

@@ -6,7 +6,8 @@ import re
 
 from sensu_lxc.errors import CannotObserve
 
-_COMMAND = re.compile(rb" @(.+)/command$", re.MULTILINE)
+# Only what listens (the flag 00010000): a connection bears the name of whom it was made to, and may outlive him.
+_COMMAND = re.compile(rb"^\S+ \S+ \S+ 00010000 \S+ \S+ +\d+ @(.+)/command$", re.MULTILINE)
 _HASHED = re.compile(r"lxc/[0-9a-f]{16}")
 
 
@@ -22,13 +23,18 @@ def command_sockets(raw: bytes, path: str) -> tuple[set[str], set[str]]:
 def socket_name(directory: str) -> str:
     """The abstract name (without its leading NUL) of the command socket of LXCPATH/NAME.
 
-    sun_path holds 108 bytes. LXC wants room for a NUL at both ends, and writes the 64-bit FNV-1a hash
-    (http://www.isthe.com/chongo/tech/comp/fnv) of a directory that is too long.
+    sun_path holds 108 bytes. LXC wants room for a NUL at both ends, and writes the hash of a directory that is too
+    long.
     """
     encoded = directory.encode("utf-8", "surrogateescape")
     if len(encoded) + len("/command") < 106:
         return f"{directory}/command"
+    return f"lxc/{fnv1a(encoded):016x}/command"
+
+
+def fnv1a(data: bytes) -> int:
+    """The 64-bit FNV-1a hash (http://www.isthe.com/chongo/tech/comp/fnv)."""
     value = 0xCBF29CE484222325
-    for byte in encoded:
+    for byte in data:
         value = ((value ^ byte) * 0x100000001B3) & 0xFFFFFFFFFFFFFFFF
-    return f"lxc/{value:016x}/command"
+    return value

@@ -1,0 +1,44 @@
+"""What the state of a container means where another one is expected: one judge for the check and for the watch."""
+
+from __future__ import annotations
+
+from sensu_lxc import states
+from sensu_lxc.findings import Finding, State
+
+EXPECTABLE = ("RUNNING", "STOPPED", "FROZEN")
+# A state on its way to the one that is expected: (expected, seen).
+PASSING = {("RUNNING", "STARTING"), ("STOPPED", "STOPPING"), ("FROZEN", "FREEZING")}
+
+
+def absent(name: str) -> Finding:
+    """What it means that a container that was named is not there."""
+    return Finding(State.CRITICAL, name, "does not exist: no lxcpath defines it and no monitor runs for it")
+
+
+def judge(label: str, state: states.State, expected: str, defined: bool | None = True) -> Finding:
+    """What a state means where another one may be expected.
+
+    A container that does not run and that this user may not see the definition of might not exist at all: said, as
+    both is bad where it should run.
+    """
+    detail = f" ({state.detail})" if state.detail else ""
+    if state.name == states.UNRESPONSIVE:
+        return Finding(State.CRITICAL, label, f"monitor unresponsive{detail}; lxc-info and lxc-stop will hang on it")
+    if state.name == states.ORPHANED:
+        return Finding(
+            State.CRITICAL,
+            label,
+            f"runs on without its monitor, in {state.detail}; LXC calls it STOPPED, and starting it would start a "
+            "second copy: end those processes first",
+        )
+    unsure = ""
+    if state.name == "STOPPED" and defined is None:
+        unsure = ", if it exists: its definition can't be read by this user"
+        if expected != "RUNNING":
+            return Finding(State.UNKNOWN, label, f"STOPPED{unsure}")
+    if expected == "STOPPED" and state.doubt not in ("", states.HIDDEN):
+        return Finding(State.UNKNOWN, label, f"STOPPED as far as this user can tell, but {state.doubt}; run as root")
+    if state.name == expected:
+        return Finding(State.OK, label, f"{state.name}{detail}")
+    grade = State.WARNING if (expected, state.name) in PASSING else State.CRITICAL
+    return Finding(grade, label, f"{state.name}{detail}, expected {expected}{unsure}")

@@ -1,0 +1,110 @@
+"""What a check saw at its previous run, so that rates span the time between two runs rather than a moment.
+
+A small text file (state_dir.py), only believed for the same boot of the host and the same life of a container: a
+counter that begins anew may stand higher than the old one, so that "it went down" tells nothing.
+"""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from time import monotonic
+
+from sensu_lxc import state_dir
+from sensu_lxc.errors import CannotObserve
+
+TYPE_CHECKING = False  # importing typing for it would cost a check 3 ms
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Any
+
+    from sensu_lxc.host import Host
+
+# An average over longer than that hides what happens now.
+_OLDEST_SECONDS = 3600.0
+_HEADING = "sensu-lxc history 1"
+
+
+class Past(namedtuple("Past", "life at counters over")):
+    """What was seen of one container.
+
+    life: which life of it that was (Cgroups.life); at: seconds by CLOCK_MONOTONIC; counters: {item: tuple of int}, the
+    item being an interface or a device, or "" for the container; over: (runs in a row that were over the warning or
+    the critical level, runs in a row over the critical one).
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def now(cls, facts: Any, over: tuple[int, int] = (0, 0)) -> Past:
+        """What is remembered of facts that have life and counters and were seen just now."""
+        return cls(facts.life, monotonic(), facts.counters, over)
+
+
+class History:
+    """The file of one command line: no script means this one, no folder this user's own."""
+
+    def __init__(
+        self, host: Host, folder: str | None, script: str | None = None, arguments: Iterable[str] = ()
+    ) -> None:
+        self._folder = folder or state_dir.default_folder()
+        self._name = state_dir.name_of(arguments, script or "")
+        try:
+            self._boot = host.read("/proc/sys/kernel/random/boot_id").decode("ascii", "replace").strip()
+        except CannotObserve:  # a recorded host has none, and never boots
+            self._boot = ""
+        self._now: dict[str, Past] = {}
+        self._before = self._load()
+
+    def before(self, directory: str) -> Past | None:
+        """What the previous run saw of the container LXCPATH/NAME, None where that was too long ago."""
+        past = self._before.get(ascii(directory))
+        return past if past is not None and 0 <= monotonic() - past.at <= _OLDEST_SECONDS else None
+
+    def keep(self, directory: str, past: Past) -> None:
+        """Remember it for the next run."""
+        self._now[ascii(directory)] = past
+
+    def save(self) -> None:
+        """Write what was kept, and what was not seen this time. Raises CannotObserve where that can't be."""
+        lines = [f"{_HEADING}\t{ascii(self._boot)}"]
+        oldest = monotonic() - _OLDEST_SECONDS
+        earlier = {key: past for key, past in self._before.items() if past.at >= oldest}
+        for key, past in {**earlier, **self._now}.items():
+            items = [f"{ascii(item)}={','.join(map(str, counts))}" for item, counts in past.counters.items()]
+            lines.append("\t".join((key, str(past.life), f"{past.at:.6f}", ",".join(map(str, past.over)), *items)))
+        lines.append("end\n")
+        state_dir.replace(self._folder, self._name, "\n".join(lines).encode("ascii"))
+
+    def _load(self) -> dict[str, Past]:
+        """The previous run's; nothing where it is of another boot, or not whole: then this run is the first."""
+        try:
+            lines = state_dir.read(self._folder, self._name).decode("ascii").split("\n")
+            if lines[0] != f"{_HEADING}\t{ascii(self._boot)}" or lines[-2:] != ["end", ""]:
+                return {}
+            return dict(_parsed(line) for line in lines[1:-2])
+        except ValueError:
+            return {}
+
+
+def _parsed(line: str) -> tuple[str, Past]:
+    key, life, at, over, *items = line.split("\t")
+    counters: dict[str, tuple[int, ...]] = {}
+    for one in items:
+        item, _, counts = one.rpartition("=")
+        # As ascii() wrote it: in quotes, and escaped where it is not plain.
+        if "\\" in item:
+            item = item.encode("ascii").decode("unicode_escape")
+        counters[item[1:-1]] = tuple(map(int, counts.split(",")))
+    warning, critical = over.split(",")
+    return key, Past(int(life), float(at), counters, (int(warning), int(critical)))
+
+
+def differences(
+    before: Mapping[str, tuple[int, ...]], now: Mapping[str, tuple[int, ...]], item: str = ""
+) -> tuple[int, ...] | None:
+    """How far the counters of an item moved; None where it was not there before or began anew (a link made again)."""
+    old, new = before.get(item), now.get(item)
+    if old is None or new is None or len(old) != len(new):
+        return None
+    moved = tuple(after - earlier for after, earlier in zip(new, old))
+    return None if min(moved) < 0 else moved

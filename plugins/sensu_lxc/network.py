@@ -1,0 +1,99 @@
+"""A container's network as the container sees it: read in /proc of its init, without root and without entering it."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+
+from sensu_lxc.errors import CannotObserve, NotThere
+from sensu_lxc.sources import net_dev
+
+TYPE_CHECKING = False  # importing typing for it would cost a check 3 ms
+if TYPE_CHECKING:
+    from sensu_lxc.cgroups import Cgroups
+    from sensu_lxc.host import Host
+    from sensu_lxc.inventory import Container
+    from sensu_lxc.sources.net_dev import Interface
+
+
+class SharesHostNetwork(CannotObserve):
+    """The container has no network of its own (lxc.net.0.type = none), so what it sees is the host's."""
+
+
+class Network(namedtuple("Network", "life interfaces")):
+    """A container's network.
+
+    life: see Cgroups.life; interfaces: {name: Interface}, lo among them, rx being what the container received.
+    """
+
+    __slots__ = ()
+
+    @property
+    def counters(self) -> dict[str, Interface]:
+        """What History keeps."""
+        found: dict[str, Interface] = self.interfaces
+        return found
+
+
+def interfaces(host: Host, tree: Cgroups, container: Container, surely: bool = False) -> Network:
+    """What the container's interfaces have carried.
+
+    Raises SharesHostNetwork, NotThere where it ended or restarted meanwhile, or CannotObserve.
+    """
+    directory = tree.directory(container, tree.payload_hierarchy(), surely)
+    life = tree.life(directory)
+    try:
+        pid = _init_pid(host, tree, container)
+        if _is_the_hosts(host, tree, container, pid):
+            raise SharesHostNetwork("shares the host's network (lxc.net type none): its counters are the host's")
+        path = f"/proc/{pid}/net/dev"
+        found = Network(life, net_dev.interfaces(host.read(path), path))
+    except CannotObserve:
+        _assert_same_life(tree, directory, life)
+        raise
+    _assert_same_life(tree, directory, life)
+    return found
+
+
+def _assert_same_life(tree: Cgroups, directory: str, life: int) -> None:
+    """The pid of an init may be another's, and its cgroup that of the next one, once it has ended."""
+    if tree.life(directory) != life:
+        raise NotThere(f"{directory} was made anew while it was looked at: the container restarts")
+
+
+def _init_pid(host: Host, tree: Cgroups, container: Container) -> int:
+    try:
+        return tree.init_pid(container)
+    except CannotObserve as problem:
+        if host.has("/proc/1"):
+            raise
+        raise CannotObserve(
+            "/proc hides other users' processes from this one (hidepid), and with them the container's network; run "
+            "as root, or as a member of the group that its gid= names"
+        ) from problem
+
+
+def _is_the_hosts(host: Host, tree: Cgroups, container: Container, pid: int) -> bool:
+    """Whether a process is in the host's network namespace.
+
+    Each namespace has a net/dev of its own, so its inode number tells them apart for every user, and nobody inside can
+    forge it. Where /proc is but a copy, the host's abstract sockets tell: its monitor's is among them.
+    """
+    if container.is_own:
+        from sensu_lxc import inside
+
+        return inside.is_the_hosts(host, container)
+    ours = "/proc/net/dev" if host.is_this_one else "/proc/1/net/dev"
+    try:
+        if ours not in tree.once:
+            tree.once[ours] = host.inode(ours)
+        if host.inode(f"/proc/{pid}/net/dev") == tree.once[ours]:
+            return True
+    except NotThere:  # in a copy; else reading the container's own is what fails
+        pass
+    if host.is_this_one:
+        return False
+    name = f" @{container.address}\n".encode("utf-8", "surrogateescape")
+    try:
+        return name in host.read(f"/proc/{pid}/net/unix")
+    except NotThere:
+        return False

@@ -1,0 +1,271 @@
+"""--per-container: who is reported, what the sweep says of itself, and who is told to be gone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+from sensu_lxc.sweep import Reported, parsed
+
+from tests.plugins.agents import CoreHttp, CoreSocket, Go
+from tests.plugins.running import Output, run
+from tests.plugins.trees import Tree
+
+MEMORY, STATE = "check_container_memory.py", "check_container_state.py"
+
+
+@pytest.fixture
+def go() -> Iterator[Go]:
+    with Go() as there:
+        yield there
+
+
+class Sweep:
+    """Runs of one command line."""
+
+    def __init__(self, tree: Tree, url: str, folder: Path) -> None:
+        self.tree, self.url, self.folder = tree, url, folder / "state"
+
+    def __call__(self, *arguments: str, script: str = STATE, **how: Any) -> Output:
+        where = ["--per-container", "--agent", self.url, "--state-dir", str(self.folder)]
+        return run(script, self.tree, *where, *arguments, **how).well_formed()
+
+
+@pytest.fixture
+def sweep(tree: Tree, go: Go, tmp_path: Path) -> Sweep:
+    return Sweep(tree, go.url, tmp_path)
+
+
+def told(there: Any) -> dict[str, Any]:
+    """{entity: its result}, each of them one; forgets them."""
+    found = {one["entity"]: one for one in there.taken}
+    assert len(found) == len(there.taken)
+    there.taken.clear()
+    return found
+
+
+def test_each_container_is_reported_as_if_it_were_alone(sweep: Sweep, go: Go) -> None:
+    for name in ("web1", "web2"):
+        sweep.tree.container(name)
+    out = sweep(script=MEMORY)
+    assert (out.state, out.first) == ("OK", f"CheckContainerMemory OK: 2 containers reported to {go.url} (2 OK)")
+    assert out.perfdata["reported"]["value"] == "2"
+    results = told(go)
+    for name in ("web1", "web2"):
+        alone = run(MEMORY, sweep.tree, "-n", name)
+        assert results[name]["output"] == alone.out.rstrip("\n")
+        assert results[name]["status"] == alone.status
+        assert (results[name]["ttl"], results[name]["interval"]) == (180, 60)
+        assert results[name]["name"] == "check_container_memory"
+
+
+def test_the_sweep_is_well_where_a_container_is_not(sweep: Sweep, go: Go) -> None:
+    sweep.tree.container("web")
+    sweep.tree.container("off", running=False)
+    out = sweep()
+    assert (out.state, out.first.partition(" reported")[2]) == ("OK", f" to {go.url} (1 OK, 1 CRITICAL)")
+    results = told(go)
+    assert (results["web"]["status"], results["off"]["status"]) == (0, 2)
+    assert results["off"]["output"].startswith("CheckContainerState CRITICAL: off: STOPPED, expected RUNNING")
+
+
+def test_one_that_does_not_run_is_not_gone(sweep: Sweep, go: Go) -> None:
+    sweep.tree.container("off", running=False)
+    sweep.tree.container("web")
+    sweep(script=MEMORY)
+    assert told(go)["off"]["output"] == "CheckContainerMemory OK: off: is not running, so there is nothing to measure"
+    sweep("-n", "off", script=MEMORY)
+    assert told(go)["off"]["status"] == 3  # it was named, so it was to be measured
+
+
+@pytest.mark.parametrize("kind", [Go, CoreHttp, CoreSocket])
+def test_one_that_is_gone_is_told_so_once(kind: Any, tree: Tree, tmp_path: Path) -> None:
+    tree.container("web")
+    tree.container("old", running=False)
+    with kind() as there:
+        sweep = Sweep(tree, there.url, tmp_path)
+        sweep()
+        assert told(there)["old"]["ttl"] == 180
+        shutil.rmtree(tree.root / "var/lib/lxc/old")
+        out = sweep()
+        assert out.first.endswith(f"1 container reported to {there.url} (1 OK), and 1 told to be gone")
+        last = told(there)["old"]
+        assert "ttl" not in last
+        words = "CheckContainerState OK: old is no longer on this host; this is its last result"
+        assert (last["status"], last["output"]) == (0, words)
+        sweep()
+        assert set(told(there)) == {"web"}
+
+
+def test_the_last_of_all_is_told_so_as_well(sweep: Sweep, go: Go) -> None:
+    sweep.tree.container("old", running=False)
+    sweep()
+    told(go)
+    shutil.rmtree(sweep.tree.root / "var/lib/lxc/old")
+    out = sweep()
+    assert (out.state, "no container here" in out.out) == ("UNKNOWN", True)
+    assert "no longer on this host" in told(go)["old"]["output"]
+
+
+def test_a_last_result_that_was_not_delivered_is_sent_again(tree: Tree, tmp_path: Path) -> None:
+    tree.container("web")
+    tree.container("old", running=False)
+    with Go() as there:
+        port = there.port
+        sweep = Sweep(tree, there.url, tmp_path)
+        sweep()
+    shutil.rmtree(tree.root / "var/lib/lxc/old")
+    out = sweep()
+    assert out.state == "UNKNOWN"
+    assert f"2 of 2 not reported: no agent at {there.url}: Connection refused" in out.first
+    with Go(port) as again:
+        sweep()
+        assert set(told(again)) == {"web", "old"}
+
+
+@pytest.mark.parametrize("how", ["unmounted", "away", "unreadable"])
+def test_who_could_not_be_looked_for_is_not_gone(how: str, sweep: Sweep, go: Go) -> None:
+    sweep.tree.container("web")
+    sweep.tree.container("old", running=False)
+    lxcpath = sweep.tree.root / "var/lib/lxc"
+    sweep()
+    told(go)
+    lxcpath.rename(lxcpath.with_name("aside"))
+    if how == "unmounted":
+        lxcpath.mkdir()
+    if how == "unreadable":
+        (sweep.tree.root / "proc/1/net/unix").write_text("")
+    sweep()
+    assert "old" not in told(go)
+    if lxcpath.exists():
+        lxcpath.rmdir()
+    lxcpath.with_name("aside").rename(lxcpath)
+    shutil.rmtree(lxcpath / "old")
+    if how != "unreadable":
+        sweep()
+        assert "no longer on this host" in told(go)["old"]["output"], "it was forgotten meanwhile"
+
+
+def test_many_go_by_several_connections(sweep: Sweep, go: Go) -> None:
+    for number in range(100):
+        sweep.tree.container(f"web{number}")
+    out = sweep()
+    assert (out.state, len(told(go))) == ("OK", 100)
+    assert go.server.connections == 4
+
+
+def test_another_command_line_means_others(sweep: Sweep, go: Go) -> None:
+    for name in ("web", "db"):
+        sweep.tree.container(name)
+    sweep("-n", "web")
+    told(go)
+    sweep("-n", "db")
+    assert set(told(go)) == {"db"}
+
+
+def test_a_pattern_that_means_nobody_is_the_sweeps_own_problem(sweep: Sweep, go: Go) -> None:
+    sweep.tree.container("web")
+    out = sweep("-n", "web", "-n", "nobody", "-n", "no*")
+    assert out.state == "UNKNOWN"
+    assert "no*: matches no container" in out.first
+    assert told(go)["nobody"]["status"] == 2
+
+
+def test_what_is_refused_is_said(tree: Tree, tmp_path: Path) -> None:
+    class Strict(Go):
+        def post(self, path: str, body: bytes, kind: str) -> tuple[int, str]:
+            return (400, "no\nway | today\n") if b"web1" in body else super().post(path, body, kind)
+
+    for name in ("web0", "web1", "web2"):
+        tree.container(name)
+    with Strict() as there:
+        out = Sweep(tree, there.url, tmp_path)()
+        assert out.state == "UNKNOWN"
+        assert out.first.endswith(
+            f"1 of 3 refused: HTTP 400 no way ? today (the first: web1); 2 containers reported to {there.url} (2 OK)"
+        )
+        assert set(told(there)) == {"web0", "web2"}
+
+
+def test_time_is_up(tree: Tree, tmp_path: Path) -> None:
+    class Slow(Go):
+        def post(self, path: str, body: bytes, kind: str) -> tuple[int, str]:
+            import time
+
+            time.sleep(0.3)
+            return super().post(path, body, kind)
+
+    for number in range(60):
+        tree.container(f"web{number}")
+    tree.container("zoff", running=False)
+    with Slow() as there:
+        out = Sweep(tree, there.url, tmp_path)("--timeout", "3s")
+        assert out.state == "UNKNOWN"
+        assert "of 61 not reported: " in out.first
+        assert "does not answer in time" in out.first
+        assert "zoff" in [one["entity"] for one in there.taken[:4]], "what alarms goes first"
+
+
+def test_hostile_names_are_reported_apart(sweep: Sweep, go: Go) -> None:
+    for name in ("a b", "a_x20_b", "a|b"):
+        sweep.tree.container(name)
+    sweep()
+    assert set(told(go)) == {"a_x20_b", "a_x5f_x20_b", "a_x7c_b"}
+
+
+def test_settings_of_the_results(sweep: Sweep, go: Go) -> None:
+    sweep.tree.container("web")
+    sweep(
+        "--ttl", "2m", "--interval", "30s", "--check-name", "lxc_state", "--entity-prefix", "r1-", "--handlers", "a,b"
+    )
+    result = told(go)["r1-web"]
+    assert [result[key] for key in ("ttl", "interval", "name", "handlers")] == [120, 30, "lxc_state", ["a", "b"]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--per-container", "--ttl", "4s", "--interval", "1s"], "--ttl 4 s is too short for Sensu"),
+        (["--per-container", "--ttl", "60s"], "--ttl 60 s must be more than --interval 60 s"),
+        (["--per-container", "--ttl", "90.5s"], "not in whole seconds"),
+        (["--per-container", "--check-name", "a b"], "Sensu takes no 'a b' in a name"),
+        (["--per-container", "--check-name", ""], "Sensu takes no '' in a name"),
+        (["--per-container", "--handlers", "a,,b"], "Sensu takes no '' in a name"),
+        (["--per-container", "--entity-prefix", "a:"], "Sensu takes no 'a:' in a name"),
+        (["--per-container", "--agent", "https://x"], "is no place; write auto"),
+        (["--per-container", "--state-dir", "x"], "is not absolute"),
+        (["--handlers", "a"], "--handlers says how to report --per-container; give that as well"),
+    ],
+)
+def test_misuse(arguments: list[str], words: str, tree: Tree) -> None:
+    tree.container("web")
+    assert words in run(STATE, tree, *arguments).misuse()
+
+
+def test_a_state_dir_that_cannot_be_written_is_said(sweep: Sweep, go: Go) -> None:
+    sweep.tree.container("web")
+    sweep.folder.write_text("a file")
+    out = sweep()
+    assert (out.state, "those that go away will not be told so" in out.first) == ("UNKNOWN", True)
+    assert set(told(go)) == {"web"}
+
+
+@given(some.binary(max_size=80) | some.text(some.sampled_from("end\n\t'01x\\")).map(str.encode))
+def test_garbage_is_nobody(garbage: bytes) -> None:
+    assert parsed(garbage) == {}
+    heading = b"sensu-lxc reported 1\n"
+    for found in parsed(heading + garbage + b"\nend\n").values():
+        assert isinstance(found, Reported)
+
+
+def test_nobody_else_may_write_the_memory(sweep: Sweep, go: Go) -> None:
+    sweep.tree.container("web")
+    sweep()
+    (file,) = sweep.folder.iterdir()
+    assert (os.stat(sweep.folder).st_mode & 0o777, os.stat(file).st_mode & 0o777) == (0o700, 0o600)
