@@ -124,7 +124,7 @@ class HandlerJenkins(handler.Handler):
         if state in (policy.SENT, policy.COALESCED):
             return Outcome(ACT, code, said)
         if code == "starting":
-            waited = now.wall - ticket.created_wall
+            waited = abs(now.wall - ticket.created_wall)  # a clock that was set back bounds it as well
             if waited < _STARTING_SECONDS:
                 return Outcome(HOLD, code, f"{said}; the next critical event asks again")
             since = f"first asked for {policy.duration(waited)} ago"

@@ -15,6 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from sensu_lxc.accounting import OomKills
     from sensu_lxc.cgroups import Memory
     from sensu_lxc.history import Past
     from sensu_lxc.inventory import Container
@@ -79,6 +80,8 @@ A threshold is N (alerts at N and above: 943718400, 900M, 1.5GiB, 80% of the lim
             contradiction = levels.contradiction()
             if contradiction:
                 raise Misuse(contradiction)
+        if options.state_dir is not None and not options.state_dir.startswith("/"):
+            raise Misuse(f"--state-dir {options.state_dir!r} is not absolute; write /var/lib/sensu-lxc or such")
         if self.kill_levels.use_percent:
             raise Misuse("--oom-kills-warning and -critical count processes; write for example --oom-kills-critical 1")
         self.looks_at_swap = options.metric == "swap" or self.swap_levels != (None, None)
@@ -118,11 +121,11 @@ A threshold is N (alerts at N and above: 943718400, 900M, 1.5GiB, 80% of the lim
         self.history.keep(container.directory, Past.now(facts.kills))
         if before is None:
             return None
-        kills: int = facts.kills.kills
-        # A restarted one counts from there. On v1 a cgroup inside that was removed took its kills along.
-        return kills if before.life != facts.kills.life else max(0, kills - before.counters[""][0])
+        kills: OomKills = facts.kills
+        # A restarted one counts from there.
+        return kills.kills if before.life != kills.life else kills.since(before.counters)
 
-    def finish(self) -> Iterator[Finding]:
+    def remember(self) -> Iterator[Finding]:
         if self.counts_kills:
             try:
                 self.history.save()

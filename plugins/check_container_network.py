@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import namedtuple
 
 from sensu_lxc import inventory, network, plugin, rates, render
-from sensu_lxc.findings import Finding, Measure, State
+from sensu_lxc.findings import Finding, Measure, State, worst
 from sensu_lxc.history import differences
 from sensu_lxc.levels import Levels, threshold
 from sensu_lxc.options import Misuse
@@ -49,6 +49,7 @@ runs inside, and are only missed when named. It stays CRITICAL until the link is
 it is gone for good, name the others with --interface, or remove the check's file in --state-dir.
 """
     measured = "traffic"
+    must_remember = True
 
     def setup(self) -> None:
         plugin.add_levels(self.parser, "traffic: bytes per second through an interface, in or out")
@@ -135,7 +136,9 @@ it is gone for good, name the others with --interface, or remove the check's fil
             if not any(map(means, (*names, *facts.gone))):
                 yield Finding(State.CRITICAL, label, f"has no interface {pattern}", urgency=2.0**64)
         if not (names or facts.gone or self.wanted):
-            yield Finding(State.OK, label, "has no interface but lo")
+            # Nothing goes through what is not there, which a lower bound is to tell.
+            state = worst(Finding(pair.judge(0)[0], label, "") for pair in self.levels.values())
+            yield Finding(state, label, "has no interface but lo")
 
     def finish(self) -> Iterator[Finding]:
         yield from super().finish()

@@ -75,7 +75,7 @@ class CheckContainerState(plugin.ContainerCheck):
             if inventory.is_pattern(name):
                 yield Finding(State.UNKNOWN, name, "matches no container that can be seen here")
             else:
-                yield absent(name)
+                yield absent(name, self.options.lxcpath)
         for sentence in found.unseen:
             yield Finding(State.UNKNOWN, "", f"stopped containers may be missing here: {sentence}")
         containers = found.containers

@@ -12,7 +12,7 @@ from sensu_lxc.sources import pressure as pressure_files
 
 TYPE_CHECKING = False  # importing typing for it would cost a check 3 ms
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
     from sensu_lxc.cgroups import Cgroups, Hierarchy
     from sensu_lxc.host import Host
@@ -85,18 +85,23 @@ class Pressure(namedtuple("Pressure", "life some_us full_us")):
         return {"": (self.some_us,) if self.full_us is None else (self.some_us, self.full_us)}
 
 
-class OomKills(namedtuple("OomKills", "life kills")):
+class OomKills(namedtuple("OomKills", "life counters")):
     """How many of a container's processes the OOM killer took since its start.
 
-    life: see Cgroups.life; kills: with those of the cgroups in it. On v1 one that is removed takes its count along.
+    life: see Cgroups.life; counters: {cgroup: (kills,)}, by inode for each of those that v1 counts for themselves: one
+    that is removed takes its count along.
     """
 
     __slots__ = ()
 
     @property
-    def counters(self) -> dict[str, tuple[int, ...]]:
-        """What History keeps."""
-        return {"": (self.kills,)}
+    def kills(self) -> int:
+        """All of them."""
+        return sum(kills for (kills,) in self.counters.values())
+
+    def since(self, before: Mapping[str, tuple[int, ...]]) -> int:
+        """How many there were since the counters were those. A cgroup that is new since then counts from 0."""
+        return sum(max(0, kills - before.get(item, (0,))[0]) for item, (kills,) in self.counters.items())
 
 
 def cpu(host: Host, tree: Cgroups, container: Container, surely: bool = False) -> Cpu:
@@ -192,26 +197,30 @@ def oom_kills(host: Host, tree: Cgroups, container: Container, surely: bool = Fa
     hierarchy = _needed(tree, "memory", "OOM kills")
     directory = tree.directory(container, hierarchy, surely)
     if hierarchy.version == 1:
-        return OomKills(tree.life(directory), _oom_kills_v1(host, tree, directory))
+        life = tree.life(directory)
+        counters: dict[str, tuple[int]] = {}
+        _oom_kills_v1(host, tree, directory, life, counters)
+        return OomKills(life, counters)
     raw, path = _counted(host, directory, "memory.events", "the memory controller is not enabled there")
     (kills,) = cgroup.counts(raw, path, b"oom_kill")
     if kills is None:
         raise NotCounted(f"{path} lacks oom_kill, which Linux has since 4.13")
-    return OomKills(tree.life(directory), kills)
+    return OomKills(tree.life(directory), {"": (kills,)})
 
 
-def _oom_kills_v1(host: Host, tree: Cgroups, directory: str) -> int:
-    """v1 counts a kill where it happened only, so those of the cgroups inside are added."""
+def _oom_kills_v1(host: Host, tree: Cgroups, directory: str, inode: int, counters: dict[str, tuple[int]]) -> None:
+    """v1 counts a kill where it happened only, so those of the cgroups inside are told as well."""
     raw, path = _counted(host, directory, "memory.oom_control", "the kernel has no OOM control there")
     (kills,) = cgroup.counts(raw, path, b"oom_kill")
     if kills is None:
         raise NotCounted(f"{path} lacks oom_kill, which Linux has since 4.13")
+    counters[str(inode)] = (kills,)
     for entry in tree.subgroups(directory):
+        inside = f"{directory}/{entry}"
         try:
-            kills += _oom_kills_v1(host, tree, f"{directory}/{entry}")
+            _oom_kills_v1(host, tree, inside, host.inode(inside), counters)
         except NotThere:  # removed just now
             continue
-    return kills
 
 
 def _needed(tree: Cgroups, controller: str, what: str) -> Hierarchy:

@@ -155,7 +155,16 @@ class Cgroups:
         if path is None:
             path = self._of_init(container, hierarchy)
         if path is None:
-            live = self.live_places(container.name, hierarchy)
+            # One that is exactly another running container's name proves nothing.
+            exact, _ = self._by_name(hierarchy.point)
+            others = self._running_names - {container.name}
+            taken = {place for other in others for place in exact.get(other, ())}
+            live = [place for place in self.live_places(container.name, hierarchy) if place not in taken]
+            if not live:
+                raise CannotObserve(
+                    f"which cgroup is its own can't be told: none of its name in {hierarchy.point} is in use; it "
+                    "starts or stops just now, or is called otherwise there: run as root"
+                )
             if len(live) != 1:
                 raise CannotObserve(
                     f"which cgroup is its own can't be told: {len(live)} of that name in {hierarchy.point} are in use"
@@ -208,16 +217,13 @@ class Cgroups:
     def live_places(self, name: str, hierarchy: Hierarchy) -> list[str]:
         """The directories with processes that may be a container's by its name: its own, and numbered ones.
 
-        One that is exactly another running container's name proves nothing.
+        One that bears another running container's name is among them: that one may be elsewhere.
         """
         return self._live(name, hierarchy, *self._by_name(hierarchy.point))
 
     def _live(self, name: str, hierarchy: Hierarchy, exact: Places, numbered: Places) -> list[str]:
         places = exact.get(name, []) + numbered.get(name, [])
-        if not places:
-            return []
-        others = {place for other in self._running_names if other != name for place in exact.get(other, ())}
-        return [place for place in places if place not in others and self.is_populated(place, hierarchy)]
+        return [place for place in places if self.is_populated(place, hierarchy)]
 
     def payloads_anywhere(self, name: str, hierarchy: Hierarchy) -> list[str]:
         """As live_places, of what LXC named so elsewhere: below lxc.cgroup.dir, a scope, a service, by a pattern.
@@ -276,7 +282,7 @@ class Cgroups:
         for entry in entries:
             if entry.startswith(_OURS) or (entry not in self._files and self._is_directory(directory, entry)):
                 found.append(entry)
-            else:
+            elif self._host.is_file(f"{directory}/{entry}"):  # and not a cgroup that was removed meanwhile
                 self._files.add(entry)
         return found
 

@@ -5,14 +5,22 @@ from __future__ import annotations
 from sensu_lxc import states
 from sensu_lxc.findings import Finding, State
 
+TYPE_CHECKING = False  # importing typing for it would cost a check 3 ms
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 EXPECTABLE = ("RUNNING", "STOPPED", "FROZEN")
 # A state on its way to the one that is expected: (expected, seen).
 PASSING = {("RUNNING", "STARTING"), ("STOPPED", "STOPPING"), ("FROZEN", "FREEZING")}
 
 
-def absent(name: str) -> Finding:
-    """What it means that a container that was named is not there."""
-    return Finding(State.CRITICAL, name, "does not exist: no lxcpath defines it and no monitor runs for it")
+def absent(name: str, lxcpaths: Sequence[str] = ()) -> Finding:
+    """What it means that a container that was named is not there. lxcpaths: where alone it was looked for."""
+    if lxcpaths:
+        words = f"does not exist in {' or '.join(lxcpaths)}, which is where -P looks for it"
+    else:
+        words = "does not exist: no lxcpath defines it and no monitor runs for it"
+    return Finding(State.CRITICAL, name, words)
 
 
 def judge(label: str, state: states.State, expected: str, defined: bool | None = True) -> Finding:

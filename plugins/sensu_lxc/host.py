@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
 from sensu_lxc.errors import CannotObserve, NotAllowed, NotThere
 
@@ -94,6 +95,13 @@ class Host:
             return os.stat(self.root + path).st_ino
         except (OSError, ValueError) as error:
             raise self._sentence(path, error) from None
+
+    def is_file(self, path: str) -> bool:
+        """Whether path is a regular file; False where that can't be told."""
+        try:
+            return stat.S_ISREG(os.stat(self.root + path).st_mode)
+        except (OSError, ValueError):
+            return False
 
     def is_leaf(self, path: str) -> bool:
         """Whether a directory surely has none in it, told at a tenth of a listing's price. Raises as read does."""

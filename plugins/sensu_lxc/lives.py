@@ -226,6 +226,8 @@ class Lives:
         starts = with_start(known, start, self._now, self._window)
         self._history.keep(container.directory, Past(0, monotonic(), {_STARTS: starts}, (0, 0)))
         options = self._options
+        if past is None:
+            return Finding(State.OK, container.label, "restarts are counted from this run on")
         return judge_restarts(container.label, starts, self._now, options.restarts_warning, options.restarts_critical)
 
     def _addresses(self, tree: Cgroups, container: Container, family: str) -> Finding:

@@ -69,6 +69,7 @@ class MeasuringCheck(plugin.ContainerCheck):
         yield from self.finish()
         if self.stopped:
             yield from self._not_running(found.running)
+        yield from self.remember()
         for sentence in found.unseen:
             self.note(sentence)
 
@@ -80,6 +81,7 @@ class MeasuringCheck(plugin.ContainerCheck):
         self.prepare()
         yield from self.each([container], self.look)
         yield from self.finish()
+        yield from self.remember()
         for sentence in tree.notes:
             self.note(sentence)
 
@@ -89,6 +91,10 @@ class MeasuringCheck(plugin.ContainerCheck):
 
     def finish(self) -> Iterable[Finding]:
         """What is left to find once all containers were looked at."""
+        return ()
+
+    def remember(self) -> Iterable[Finding]:
+        """Leave for the next run what it is to know, once all was looked at: a run that is cut short tells nothing."""
         return ()
 
     def each(
@@ -119,6 +125,7 @@ class MeasuringCheck(plugin.ContainerCheck):
     def _not_running(self, running: set[str]) -> Iterator[Finding]:
         from sensu_lxc.states import payload_without_monitor
 
+        counted = 0
         for container in self.stopped:
             try:
                 orphans = payload_without_monitor(self.host, self.tree, container, running)
@@ -127,9 +134,11 @@ class MeasuringCheck(plugin.ContainerCheck):
                 continue
             if orphans:
                 yield Finding(State.UNKNOWN, container.label, f"runs on without its monitor, in {orphans}")
-            elif self.options.name:
+            elif container.name in self.options.name:  # a pattern means those that there are to measure
                 yield Finding(
                     State.UNKNOWN, container.label, f"is not running, so it has no {self.measured} to measure"
                 )
-        if not self.options.name:
-            self.note(f"{len(self.stopped)} not running")
+            else:
+                counted += 1
+        if counted:
+            self.note(f"{counted} not running")

@@ -84,7 +84,7 @@ class Check(_sensu_plugin_check()):  # type: ignore[misc]
         self.measures: list[Measure] = []
         self.parser = StrictParser(description=_paragraphs(type(self).__doc__), example=self.example)
         self.setup()
-        self.arguments = arguments
+        self.arguments = told_apart(arguments)
         self.options = self.parser.parse_args(arguments)
         if mouth is not None:  # as early as that, since --root may be on a dead filesystem
             mouth.close_after(
@@ -295,6 +295,20 @@ class ContainerCheck(Check):
         from sensu_lxc import sweep
 
         return sweep.sweep(self)
+
+
+def told_apart(arguments: Sequence[str]) -> list[str]:
+    """What makes another command line of it, for which another previous run counts: all but -v and --timeout.
+
+    Who repeats an alerting line with -v is to see the alert.
+    """
+    kept, words = [], iter(arguments)
+    for word in words:
+        if word == "--timeout":
+            next(words, None)
+        elif word not in ("-v", "--verbose") and not word.startswith("--timeout="):
+            kept.append(word)
+    return kept
 
 
 def add_agent_options(parser: ArgumentParser, always: bool = False) -> None:

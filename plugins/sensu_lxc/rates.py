@@ -51,6 +51,9 @@ class RateCheck(measuring.MeasuringCheck):
     The facts that a subclass observes have life and counters (see history.Past).
     """
 
+    # True where a run that knows of none before it may be OK for what is not.
+    must_remember = False
+
     def rate(self, container: Container, before: Past, facts: Any, seconds: float) -> Iterable[Finding]:
         """What it means that the counters of before became those of facts within that many seconds."""
         raise NotImplementedError
@@ -97,11 +100,15 @@ class RateCheck(measuring.MeasuringCheck):
                 return self._told(container, Past(earlier.life, at, earlier.counters, over), facts, now)
 
             yield from self.each([container for container, _, _ in self._first], look_again)
+
+    def remember(self) -> Iterator[Finding]:
         try:
             self.history.save()
         except CannotObserve as problem:
             if self.options.count > 1:
                 yield Finding(State.UNKNOWN, "", f"runs in a row can't be counted: {problem}")
+            elif self.must_remember:
+                yield Finding(State.UNKNOWN, "", f"what is gone at the next run can't be told then: {problem}")
             else:
                 self.note(f"this run is not remembered: {problem}")
 

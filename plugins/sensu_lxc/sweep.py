@@ -144,7 +144,9 @@ def _meant(check: ContainerCheck, found: Inventory, findings: Iterable[Finding])
         return {label: told for label, told in meant.items() if told}
     for label, told in meant.items():
         if not told:  # where no --name is given, one that does not run is only counted
-            told.append(Finding(State.OK, label, "is not running, so there is nothing to measure"))
+            runs = any(one.label == label and one.has_monitor for one in found.containers)
+            words = "was not measured" if runs else "is not running, so there is nothing to measure"
+            told.append(Finding(State.UNKNOWN, label, words))
     return meant
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -332,6 +333,19 @@ class TestOomKills:
         self.nested(web, "memory.heavy", 8)
         self.nested(web, ".lxc", 0)
         assert ask(accounting.oom_kills, v1).kills == 15
+
+    @V1
+    def test_v1_loses_none_when_a_cgroup_is_removed(self, v1: Tree) -> None:
+        """As when a service in it is started anew."""
+        web = v1.container("web")
+        self.nested(web, "a.service", 2)
+        before = ask(accounting.oom_kills, v1)
+        assert before.since(before.counters) == 0
+        # Made before the other goes, lest a filesystem gives it that one's inode; the kernel never does.
+        self.nested(web, "b.service", 1)
+        shutil.rmtree(web.directory() / "a.service")
+        after = ask(accounting.oom_kills, v1)
+        assert (after.kills, after.since(before.counters)) == (1, 1)
 
     @V1
     def test_a_kernel_that_does_not_tell(self, v1: Tree) -> None:

@@ -56,7 +56,7 @@ class TestEveryEra:
     @pytest.mark.parametrize("family", ["pattern", "dir", "limit+inner", "lxc@.service"])
     def test_not_guessed_where_proc_is_hidden(self, any_tree: Tree, family: str) -> None:
         any_tree.container("web", family=family, processes=False)
-        with pytest.raises(CannotObserve, match="which cgroup is its own can't be told: 0 of that name"):
+        with pytest.raises(CannotObserve, match="which cgroup is its own can't be told: none of its name"):
             Looked(any_tree).memory("web")
 
     def test_lxd_project(self, any_tree: Tree) -> None:
@@ -416,3 +416,18 @@ def _refusing(real: object, refused: str) -> object:
         return real(path)  # type: ignore[operator, no-any-return]
 
     return listing
+
+
+def test_a_cgroup_that_is_removed_meanwhile_hides_no_other(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names are tried once, but what was there and is gone is not known to be a file."""
+    for name in ("one/busy", "other/busy"):
+        tree.write(f"/sys/fs/cgroup/{name}/cgroup.procs", "")
+    host = Host(str(tree.root))
+    cgroups = Cgroups(host)
+    whole = Host.has
+    monkeypatch.setattr(Host, "has", lambda self, path: "/one/busy" not in path and whole(self, path))
+    monkeypatch.setattr(
+        Host, "is_file", lambda self, path: "/one/busy" not in path and Path(host.root + path).is_file()
+    )
+    assert cgroups.subgroups("/sys/fs/cgroup/one") == []
+    assert cgroups.subgroups("/sys/fs/cgroup/other") == ["busy"]

@@ -252,6 +252,17 @@ class TestALinkThatIsGone:
         found = site.run("--interface", "wlan*")
         assert (found.state, "has no interface wlan*" in found.said) == ("CRITICAL", True)
 
+    def test_repeated_with_v_it_is_still_told(self, site: Site, web: Container) -> None:
+        carried(web, eth0=QUIET, eth1=QUIET)
+        site.run()
+        carried(web, eth0=QUIET)
+        assert [site.run(*arguments).state for arguments in ((), ("-v",), ("--timeout", "9"))] == ["CRITICAL"] * 3
+
+    def test_a_lower_bound_misses_a_container_without_interfaces(self, site: Site, web: Container) -> None:
+        carried(web)
+        assert (site.run().state, site.run("-w", "1M").state) == ("OK", "OK")
+        assert (site.run("-w", "1k:").state, site.run("--packets-critical", "1:").state) == ("WARNING", "CRITICAL")
+
     @pytest.mark.parametrize("arguments", [(), ("--interface", "eth*"), ("--interface", "eth0,eth1")])
     def test_stays_until_it_is_back(self, site: Site, web: Container, arguments: tuple[str, ...]) -> None:
         carried(web, eth0=QUIET, eth1=(10**9, 0, 0, 0, 0, 0, 0, 0))
@@ -265,7 +276,7 @@ class TestALinkThatIsGone:
             ]
             assert "eth0 0 B/s in" in found.said
         carried(web, eth0=QUIET, eth1=(2 * 10**9, 0, 0, 0, 0, 0, 0, 0))
-        found = site.run(*arguments, "-v", after=0)  # another command line knows nothing of it
+        found = site.run(*arguments, "-w", "1T", after=0)  # another command line knows nothing of it
         assert found.state == "OK"
         found = site.run(*arguments)
         assert (found.state, "eth1 is there since the last look" in found.said) == ("OK", True)

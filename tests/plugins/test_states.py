@@ -271,3 +271,10 @@ class TestWhatMonitorsSay:
 
     def test_lxcpath_names(self) -> None:
         assert LXC == "/var/lib/lxc"
+
+
+def test_an_orphan_in_a_cgroup_with_a_running_ones_name(any_tree: Tree) -> None:
+    """A left-over sent web into …web-1, so web-1 into …web-1-1; then web's monitor died."""
+    any_tree.container("web", suffix="-1", socket=False)
+    any_tree.container("web-1", suffix="-1")
+    assert names(any_tree) == {"web": "ORPHANED", "web-1": "RUNNING"}

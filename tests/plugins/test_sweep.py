@@ -79,7 +79,9 @@ def test_one_that_does_not_run_is_not_gone(sweep: Sweep, go: Go) -> None:
     sweep.tree.container("off", running=False)
     sweep.tree.container("web")
     sweep(script=MEMORY)
-    assert told(go)["off"]["output"] == "CheckContainerMemory OK: off: is not running, so there is nothing to measure"
+    assert told(go)["off"]["output"] == (
+        "CheckContainerMemory UNKNOWN: off: is not running, so there is nothing to measure"
+    )
     sweep("-n", "off", script=MEMORY)
     assert told(go)["off"]["status"] == 3  # it was named, so it was to be measured
 

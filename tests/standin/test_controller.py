@@ -32,7 +32,7 @@ def run(jenkins, command, timeout=10, **options):
     return jenkins.wait_for_builds("job", 1, timeout)[0]
 
 
-def wait_for(what, timeout=5):
+def wait_for(what, timeout=30):
     deadline = time.monotonic() + timeout
     while not what():
         assert time.monotonic() < deadline, "did not happen"
