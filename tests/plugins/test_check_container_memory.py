@@ -295,3 +295,29 @@ def test_in_process(tmp_path: Path) -> None:
     tree.container("web", usage=60 * MIB)
     check = CheckContainerMemory(["--root", str(tree.root), "-c", "90%"])
     assert [(one.state, one.subject) for one in check.findings()] == [(State.CRITICAL, "web")]
+
+
+class TestOomKills:
+    def run(self, memory: Run, tree: Tree, state_dir: Path, *arguments: str) -> Output:
+        return memory(tree, "-n", "web", "--oom-kills-critical", "1", "--state-dir", str(state_dir), *arguments)
+
+    def test_each_is_told_once(self, memory: Run, tree: Tree, tmp_path: Path) -> None:
+        web = tree.container("web")
+        web.write("memory.events", "oom_kill 3\n")
+        first = self.run(memory, tree, tmp_path / "state").well_formed()
+        assert (first.status, "web_oom_kills" in first.perfdata) == (0, False)
+        web.write("memory.events", "oom_kill 5\n")
+        told = [self.run(memory, tree, tmp_path / "state", *more).well_formed() for more in (["-v"], [])]
+        assert [(one.status, one.perfdata["web_oom_kills"]["value"]) for one in told] == [(2, "2"), (0, "0")]
+
+    def test_what_cannot_be_remembered_is_unknown(self, memory: Run, tree: Tree, tmp_path: Path) -> None:
+        tree.container("web")
+        (tmp_path / "open").mkdir()
+        (tmp_path / "open").chmod(0o777)
+        done = self.run(memory, tree, tmp_path / "open").well_formed()
+        assert (done.status, "OOM kills can't be told from run to run" in done.out) == (3, True)
+
+    def test_misuse(self, memory: Run, tree: Tree) -> None:
+        tree.container("web")
+        assert "count processes" in memory(tree, "--oom-kills-critical", "5%").misuse()
+        assert "is not absolute" in memory(tree, "--oom-kills-critical", "1", "--state-dir", "here").misuse()
