@@ -221,6 +221,14 @@ class Cgroups:
         """
         return self._live(name, hierarchy, *self._by_name(hierarchy.point))
 
+    def namesakes(self, name: str, hierarchy: Hierarchy) -> list[str]:
+        """The directories with processes that are called exactly so, where a numbered or another one is there, too."""
+        exact, numbered = self._by_name(hierarchy.point)
+        places = exact.get(name, [])
+        if name not in numbered and len(places) < 2:
+            return []
+        return [place for place in places if self.is_populated(place, hierarchy)]
+
     def _live(self, name: str, hierarchy: Hierarchy, exact: Places, numbered: Places) -> list[str]:
         places = exact.get(name, []) + numbered.get(name, [])
         return [place for place in places if self.is_populated(place, hierarchy)]

@@ -39,6 +39,13 @@ def judge(label: str, state: states.State, expected: str, defined: bool | None =
             f"runs on without its monitor, in {state.detail}; LXC calls it STOPPED, and starting it would start a "
             "second copy: end those processes first",
         )
+    if state.beside:
+        return Finding(
+            State.CRITICAL,
+            label,
+            f"{state.name}{detail}, while processes of an earlier life run on without their monitor, in {state.beside}"
+            ", and may write to the same root filesystem: end those",
+        )
     unsure = ""
     if state.name == "STOPPED" and defined is None:
         unsure = ", if it exists: its definition can't be read by this user"

@@ -24,8 +24,9 @@ _SETTLE_SECONDS = 0.5
 _SETTLE_STEP_SECONDS = 0.05
 
 # name: a word of lxc_command.STATES, or one of the following; detail: "" or what a person should know of it; doubt: ""
-# or why it may not be STOPPED as far as this user can tell.
-State = namedtuple("State", "name detail doubt", defaults=("", ""))
+# or why it may not be STOPPED as far as this user can tell; beside: "" or the cgroup in which processes of an earlier
+# life run on beside those of this one.
+State = namedtuple("State", "name detail doubt beside", defaults=("", "", ""))
 # The monitor is there and does not answer: lxc-info, lxc-ls and lxc-stop hang on it.
 UNRESPONSIVE = "UNRESPONSIVE"
 # Processes run on in the container's cgroup and no monitor cares for them. To LXC it is STOPPED; lxc-start would start
@@ -54,7 +55,9 @@ def observe(
     for container in running:
         reply = replies.get(container.address)
         try:
-            found[container.directory] = _running(tree, container, reply)
+            state = _running(tree, container, reply)
+            beside = "" if state.name == UNRESPONSIVE else _beside(tree, container, all_running)
+            found[container.directory] = state._replace(beside=beside) if beside else state
         except NotThere as problem:
             if inventory.has_monitor_now(host, container):
                 found[container.directory] = problem
@@ -112,6 +115,13 @@ def _running(tree: Cgroups, container: Container, reply: Reply | None) -> State:
     if state == "RUNNING" and _is_frozen(tree, container):
         return State("FROZEN", "frozen from outside LXC" if reply is not None and reply.status == 0 else "")
     return State(state)
+
+
+def _beside(tree: Cgroups, container: Container, running: Collection[str]) -> str:
+    """Where an orphan of the name lives while the container runs: LXC gave that one a numbered cgroup."""
+    hierarchy = tree.payload_hierarchy()
+    places = tree.namesakes(container.name, hierarchy)
+    return next(iter(_unclaimed(tree, places, hierarchy, running)), "")
 
 
 def _is_frozen(tree: Cgroups, container: Container) -> bool:

@@ -6,6 +6,7 @@ import glob
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -343,6 +344,18 @@ def test_an_orphan_is_not_measured_for_its_namesake():
             status, output = check("state", "-n", orphan.name, "-P", "/var/lib/lxc", "--expect", "STOPPED")
             assert (status, "runs on without its monitor" in output) == (2, True), output
         remove_cgroups(f"{orphan.name}-dir")
+
+
+def test_an_orphan_beside_the_container_that_was_started_again():
+    """lxc-start starts a second copy on the same root filesystem, and to LXC all is well."""
+    with busybox(config_lines=["lxc.monitor.signal.pdeath = SIGCONT"]) as container:
+        orphan = container.pid
+        container.kill_monitor()
+        container.start()
+        status, output = check("state", "-n", container.name)
+        assert (status, "processes of an earlier life run on" in output) == (2, True), output
+        os.kill(orphan, signal.SIGKILL)
+        wait_until(lambda: check("state", "-n", container.name)[0] == 0, 10, "the orphan's end to be seen")
 
 
 def remove_cgroups(name: str) -> None:

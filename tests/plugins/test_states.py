@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sensu_lxc import inventory, monitor, states
+from sensu_lxc import expected, inventory, monitor, states
 from sensu_lxc.cgroups import Cgroups
 from sensu_lxc.errors import CannotObserve, NotThere
 from sensu_lxc.host import Host
@@ -242,7 +242,7 @@ class TestWhatMonitorsSay:
         ],
     )
     def test_a_state(self, live: Any, value: int, frozen: bool, expected: str, detail: str) -> None:
-        assert live(Reply("", 0, value, b"", 0), frozen) == (expected, detail, "")
+        assert live(Reply("", 0, value, b"", 0), frozen) == (expected, detail, "", "")
 
     @pytest.mark.parametrize("value", [8, 99, 2**63])
     def test_an_unknown_state(self, live: Any, value: int) -> None:
@@ -278,3 +278,20 @@ def test_an_orphan_in_a_cgroup_with_a_running_ones_name(any_tree: Tree) -> None:
     any_tree.container("web", suffix="-1", socket=False)
     any_tree.container("web-1", suffix="-1")
     assert names(any_tree) == {"web": "ORPHANED", "web-1": "RUNNING"}
+
+
+def test_an_orphan_beside_the_one_that_runs_under_its_name(any_tree: Tree) -> None:
+    any_tree.container("web", socket=False)
+    any_tree.container("web", suffix="-1")
+    any_tree.container("db")
+    found = look(any_tree)
+    seen = {label: (state.name, state.beside.rpartition("/")[2]) for label, state in found.items()}
+    assert seen == {"web": ("RUNNING", "lxc.payload.web"), "db": ("RUNNING", "")}
+    finding = expected.judge("web", found["web"], "RUNNING")
+    assert (finding.state.name, "earlier life run on without their monitor" in str(finding)) == ("CRITICAL", True)
+
+
+def test_the_same_name_in_two_lxcpaths_is_no_orphan(any_tree: Tree) -> None:
+    any_tree.container("web")
+    any_tree.container("web", "/srv/lxc", suffix="-1")
+    assert {state.beside for state in look(any_tree).values()} == {""}
