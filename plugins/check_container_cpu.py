@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections import namedtuple
 
 from sensu_lxc import accounting, plugin, rates
-from sensu_lxc.findings import Finding, Measure, State
-from sensu_lxc.levels import Levels, plain, threshold
+from sensu_lxc.findings import Finding, State
+from sensu_lxc.levels import NOTHING, Levels, plain, threshold
 from sensu_lxc.options import Misuse
 
 TYPE_CHECKING = False
@@ -35,23 +35,15 @@ class CheckContainerCpu(rates.RateCheck):
 
     def setup(self) -> None:
         plugin.add_levels(self.parser, "CPU time (default: -w 80%% -c 90%%)")
-        add = self.parser.add_argument
-        add("--cores", action="store_true", help="a plain number in -w and -c is in cores: 1.5")
-        for grade in ("warning", "critical"):
-            add(
-                f"--throttled-{grade}", metavar="RANGE", type=threshold,
-                help=f"{grade.upper()} where it had to wait in this much of its quota's periods",
-            )  # fmt: skip
+        self.parser.add_argument("--cores", action="store_true", help="a plain number in -w and -c is in cores: 1.5")
+        plugin.add_pair(self.parser, "throttled", "where it had to wait in this much of its quota's periods")
         super().setup()
 
     def validate(self) -> None:
         super().validate()
         options = self.options
         self.levels = plugin.levels(options, Levels(threshold("80%"), threshold("90%")))
-        self.throttled = Levels(options.throttled_warning, options.throttled_critical)
-        contradiction = self.throttled.contradiction()
-        if contradiction:
-            raise Misuse(contradiction)
+        self.throttled = plugin.levels(options, NOTHING, "throttled")
         for one in (*self.throttled, *(() if options.cores else self.levels)):
             if one is not None and not one.is_percent and (one.high or one.low or 0) > 100:
                 raise Misuse(f"{one.text} is more than 100%, which is never reached; --cores -w 1.5 is in cores")
@@ -76,12 +68,7 @@ def judge(label: str, used: Used, levels: Levels, in_cores: bool = False) -> Fin
     percent = 100 * used.used_cores / used.cores
     value, whole, unit = (used.used_cores, used.cores, "") if in_cores else (percent, 100.0, "%")
     state, threshold = levels.judge(value, whole)
-    measure = Measure(
-        "cpu_cores" if in_cores else "cpu", value, unit,
-        levels.warning.as_range(whole) if levels.warning else "",
-        levels.critical.as_range(whole) if levels.critical else "",
-        0, whole,
-    )  # fmt: skip
+    measure = levels.measure("cpu_cores" if in_cores else "cpu", value, unit, whole)
 
     def said() -> str:
         words = f"{percent:.1f}% of {plain(round(used.cores, 2))} core{'' if used.cores == 1 else 's'}"
@@ -97,12 +84,7 @@ def judge_throttled(label: str, throttled_periods: int, periods: int, levels: Le
     """In how many of its quota's periods it had to wait for the next one. Without levels it is only measured."""
     percent = 100 * throttled_periods / periods
     state, threshold = levels.judge(percent, 100.0)
-    measure = Measure(
-        "throttled", percent, "%",
-        levels.warning.as_range(100.0) if levels.warning else "",
-        levels.critical.as_range(100.0) if levels.critical else "",
-        0, 100,
-    )  # fmt: skip
+    measure = levels.measure("throttled", percent, "%", 100.0)
     words = f"throttled in {percent:.1f}% of {periods} periods of its quota"
     if threshold is not None:
         words += f" ({state.name.lower()} at {threshold.text})"

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from sensu_lxc import disk, measuring, plugin, render
 from sensu_lxc.errors import CannotObserve, NotThere
-from sensu_lxc.findings import Finding, Measure, State
+from sensu_lxc.findings import Finding, State
 from sensu_lxc.levels import Levels, threshold
 from sensu_lxc.options import Misuse
 
@@ -33,13 +33,9 @@ class CheckContainerDisk(measuring.MeasuringCheck):
 
     def setup(self) -> None:
         plugin.add_levels(self.parser, "of the disk used (default: -w 80%% -c 90%%)")
-        add = self.parser.add_argument
-        for grade, default in (("warning", "80%%"), ("critical", "90%%")):
-            add(
-                f"--inodes-{grade}", metavar="RANGE", type=threshold,
-                help=f"{grade.upper()} at this many inodes used (default: {default}, where neither is given)",
-            )  # fmt: skip
-        add(
+        told = tuple(f" (default: {one}%, where neither is given)" for one in ("80%", "90%"))
+        plugin.add_pair(self.parser, "inodes", "at this many inodes used", default=told)
+        self.parser.add_argument(
             "--path", metavar="DIR", action="append",
             help="where it is mounted in the container; may be repeated (default: /)",
         )  # fmt: skip
@@ -48,13 +44,9 @@ class CheckContainerDisk(measuring.MeasuringCheck):
     def validate(self) -> None:
         super().validate()
         options = self.options
-        self.levels = plugin.levels(options, Levels(threshold("80%"), threshold("90%")))
-        self.inodes = Levels(options.inodes_warning, options.inodes_critical)
-        if self.inodes == (None, None):
-            self.inodes = Levels(threshold("80%"), threshold("90%"))
-        contradiction = self.inodes.contradiction()
-        if contradiction:
-            raise Misuse(contradiction)
+        default = Levels(threshold("80%"), threshold("90%"))
+        self.levels = plugin.levels(options, default)
+        self.inodes = plugin.levels(options, default, "inodes")
         self.paths: list[str] = []
         for path in options.path or ["/"]:
             if not path.startswith("/") or {"", ".", ".."}.intersection(path.rstrip("/").split("/")[1:]):
@@ -104,7 +96,7 @@ def judge(label: str, seen: Disk, levels: Levels, inodes: Levels, others: int = 
     state, threshold = levels.judge(seen.used_bytes, seen.whole_bytes)
     percent = 100 * seen.used_bytes / (seen.whole_bytes or 1)
     place = "" if seen.path == "/" else f"_{seen.path}"
-    measures = [_measure(f"disk{place}", seen.used_bytes, "B", levels, seen.whole_bytes)]
+    measures = [levels.measure(f"disk{place}", seen.used_bytes, "B", seen.whole_bytes)]
     words = f"{render.size(seen.used_bytes)} used, {percent:.1f}% of {render.size(seen.whole_bytes)}"
     if threshold is not None:
         words += f" ({state.name.lower()} at {threshold.text})"
@@ -112,7 +104,7 @@ def judge(label: str, seen: Disk, levels: Levels, inodes: Levels, others: int = 
     if whole is not None:
         grade, threshold = inodes.judge(seen.used_inodes, whole)
         share = 100 * seen.used_inodes / (whole or 1)
-        measures.append(_measure(f"inodes{place}", seen.used_inodes, "", inodes, whole))
+        measures.append(inodes.measure(f"inodes{place}", seen.used_inodes, "", whole))
         words += f", {share:.1f}% of {whole} inodes"
         if threshold is not None:
             words += f" ({grade.name.lower()} at {threshold.text})"
@@ -130,15 +122,6 @@ def _whose(seen: Disk, others: int) -> str:
         sharers.append(f"{others} other container{'' if others == 1 else 's'}")
     kind: str = seen.kind
     return kind + (f" shared with {' and '.join(sharers)}" if sharers else "")
-
-
-def _measure(label: str, value: int, unit: str, levels: Levels, whole: int) -> Measure:
-    return Measure(
-        label, value, unit,
-        levels.warning.as_range(whole) if levels.warning else "",
-        levels.critical.as_range(whole) if levels.critical else "",
-        0, whole,
-    )  # fmt: skip
 
 
 def main() -> None:

@@ -7,8 +7,8 @@ from collections import namedtuple
 
 from sensu_lxc import accounting, plugin, rates, render
 from sensu_lxc.errors import CannotObserve, NotThere
-from sensu_lxc.findings import Finding, Measure, worst
-from sensu_lxc.levels import Levels, threshold
+from sensu_lxc.findings import Finding, worst
+from sensu_lxc.levels import NOTHING, Levels
 from sensu_lxc.options import Misuse
 from sensu_lxc.rates import span
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from sensu_lxc.history import Past
     from sensu_lxc.host import Host
     from sensu_lxc.inventory import Container
-
-NOTHING = Levels(None, None)
 
 
 class CheckContainerIo(rates.RateCheck):
@@ -41,13 +39,8 @@ class CheckContainerIo(rates.RateCheck):
 
     def setup(self) -> None:
         plugin.add_levels(self.parser, "read and written per second")
-        add = self.parser.add_argument
-        for grade in ("warning", "critical"):
-            add(
-                f"--operations-{grade}", metavar="RANGE", type=threshold,
-                help=f"{grade.upper()} at this many reads and writes per second",
-            )  # fmt: skip
-        add(
+        plugin.add_pair(self.parser, "operations", "at this many reads and writes per second")
+        self.parser.add_argument(
             "--device", metavar="DEVICE", action="append", default=[],
             help="this one by itself: vda, /dev/vg0/data or 254:0; may be repeated; default: the sum of all",
         )  # fmt: skip
@@ -57,10 +50,7 @@ class CheckContainerIo(rates.RateCheck):
         super().validate()
         options = self.options
         self.sizes = plugin.levels(options, NOTHING)
-        self.operations = Levels(options.operations_warning, options.operations_critical)
-        contradiction = self.operations.contradiction()
-        if contradiction:
-            raise Misuse(contradiction)
+        self.operations = plugin.levels(options, NOTHING, "operations")
         for one in (*self.sizes, *self.operations):
             if one is not None and one.is_percent:
                 raise Misuse(f"{one.text}: I/O has no limit that it could be a percentage of; write for example -w 50M")
@@ -121,12 +111,12 @@ def judge(label: str, rates: Rates, sizes: Levels, operations: Levels, device: s
     of_operations, operation = operations.judge(number)
     prefix = f"{device}_" if device else ""
     measures = (
-        _measure(f"{prefix}io", total, "B", sizes),
-        _measure(f"{prefix}read", rates.read_bytes, "B"),
-        _measure(f"{prefix}written", rates.written_bytes, "B"),
-        _measure(f"{prefix}operations", number, "", operations),
-        _measure(f"{prefix}reads", rates.reads),
-        _measure(f"{prefix}writes", rates.writes),
+        sizes.measure(f"{prefix}io", total, "B"),
+        NOTHING.measure(f"{prefix}read", rates.read_bytes, "B"),
+        NOTHING.measure(f"{prefix}written", rates.written_bytes, "B"),
+        operations.measure(f"{prefix}operations", number),
+        NOTHING.measure(f"{prefix}reads", rates.reads),
+        NOTHING.measure(f"{prefix}writes", rates.writes),
     )
 
     def said() -> str:
@@ -141,11 +131,6 @@ def judge(label: str, rates: Rates, sizes: Levels, operations: Levels, device: s
 
     state = worst((Finding(of_sizes, "", ""), Finding(of_operations, "", "")))
     return Finding(state, label, said, measures, total)
-
-
-def _measure(name: str, value: float, unit: str = "", levels: Levels = NOTHING) -> Measure:
-    warning, critical = (one.as_range() if one else "" for one in levels)
-    return Measure(name, value, unit, warning, critical, 0)
 
 
 def number_of(host: Host, name: str) -> str:

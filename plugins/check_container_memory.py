@@ -7,8 +7,8 @@ from collections import namedtuple
 
 from sensu_lxc import measuring, plugin, render
 from sensu_lxc.errors import CannotObserve
-from sensu_lxc.findings import Finding, Measure, State
-from sensu_lxc.levels import Levels, threshold
+from sensu_lxc.findings import Finding, State
+from sensu_lxc.levels import NOTHING, Levels, threshold
 from sensu_lxc.options import Misuse
 
 TYPE_CHECKING = False
@@ -58,34 +58,22 @@ A threshold is N (alerts at N and above: 943718400, 900M, 1.5GiB, 80% of the lim
         add(
             "--unlimited-as", choices=["host"], help="a container without a limit is measured against the host's memory"
         )
-        for grade in ("warning", "critical"):
-            add(
-                f"--swap-{grade}", metavar="RANGE", type=threshold,
-                help=f"{grade.upper()} at this much swapped out, besides --metric",
-            )  # fmt: skip
-        for grade in ("warning", "critical"):
-            add(
-                f"--oom-kills-{grade}", metavar="N", type=threshold,
-                help=f"{grade.upper()} at so many processes killed for want of memory since the previous run",
-            )  # fmt: skip
+        plugin.add_pair(self.parser, "swap", "at this much swapped out, besides --metric")
+        plugin.add_pair(
+            self.parser, "oom-kills", "at so many processes killed for want of memory since the previous run", "N"
+        )
         super().setup()
 
     def validate(self) -> None:
         super().validate()
         options = self.options
         self.levels = plugin.levels(options, Levels(threshold("80%"), threshold("90%")))
-        self.swap_levels = Levels(options.swap_warning, options.swap_critical)
-        self.kill_levels = Levels(options.oom_kills_warning, options.oom_kills_critical)
-        for levels in (self.swap_levels, self.kill_levels):
-            contradiction = levels.contradiction()
-            if contradiction:
-                raise Misuse(contradiction)
-        if options.state_dir is not None and not options.state_dir.startswith("/"):
-            raise Misuse(f"--state-dir {options.state_dir!r} is not absolute; write /var/lib/sensu-lxc or such")
+        self.swap_levels = plugin.levels(options, NOTHING, "swap")
+        self.kill_levels = plugin.levels(options, NOTHING, "oom-kills")
         if self.kill_levels.use_percent:
             raise Misuse("--oom-kills-warning and -critical count processes; write for example --oom-kills-critical 1")
-        self.looks_at_swap = options.metric == "swap" or self.swap_levels != (None, None)
-        self.counts_kills = self.kill_levels != (None, None)
+        self.looks_at_swap = options.metric == "swap" or self.swap_levels != NOTHING
+        self.counts_kills = self.kill_levels != NOTHING
 
     def prepare(self) -> None:
         self.host_memory = self.tree.host_memory()
@@ -108,7 +96,7 @@ A threshold is N (alerts at N and above: 943718400, 900M, 1.5GiB, 80% of the lim
         options, label = self.options, container.label
         by_host = options.unlimited_as == "host"
         yield judge(label, facts.memory, self.host_memory, self.levels, options.metric, by_host)
-        if self.swap_levels != (None, None):
+        if self.swap_levels != NOTHING:
             yield judge(label, facts.memory, self.host_memory, self.swap_levels, "swap", by_host)
         if facts.kills is not None:
             yield judge_kills(label, self._kills_since(container, facts), self.kill_levels)
@@ -151,12 +139,7 @@ def judge(
         return Finding(State.OK, label, "may not swap" if limit == 0 else "the host has no swap")
     whole = min(limit, ceiling) if limit is not None else ceiling if unlimited_as_host and ceiling else None
     state, threshold = levels.judge(value, whole)
-    measure = Measure(
-        metric.replace("-", "_"), value, "B",
-        levels.warning.as_range(whole) if levels.warning else "",
-        levels.critical.as_range(whole) if levels.critical else "",
-        0, whole,
-    )  # fmt: skip
+    measure = levels.measure(metric.replace("-", "_"), value, "B", whole)
 
     def said() -> str:
         words = f"{render.size(value)} {WORDS.get(metric, metric)}"
@@ -179,8 +162,7 @@ def judge_kills(label: str, kills: int | None, levels: Levels) -> Finding:
     words = f"{kills} OOM kill{'' if kills == 1 else 's'} since the previous run"
     if threshold is not None:
         words += f" ({state.name.lower()} at {threshold.text})"
-    warning, critical = (level.as_range() if level else "" for level in levels)
-    return Finding(state, label, words, (Measure("oom_kills", kills, "", warning, critical, 0),), kills or -1.0)
+    return Finding(state, label, words, (levels.measure("oom_kills", kills),), kills or -1.0)
 
 
 def spelt(threshold: Threshold) -> str:

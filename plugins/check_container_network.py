@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections import namedtuple
 
 from sensu_lxc import inventory, network, plugin, rates, render
-from sensu_lxc.findings import Finding, Measure, State, worst
+from sensu_lxc.findings import Finding, State, worst
 from sensu_lxc.history import differences
-from sensu_lxc.levels import Levels, threshold
+from sensu_lxc.levels import NOTHING, Levels
 from sensu_lxc.options import Misuse
 from sensu_lxc.rates import span
 from sensu_lxc.sources.net_dev import Interface
@@ -53,14 +53,9 @@ it is gone for good, name the others with --interface, or remove the check's fil
 
     def setup(self) -> None:
         plugin.add_levels(self.parser, "traffic: bytes per second through an interface, in or out")
-        add = self.parser.add_argument
         for kind in KINDS[1:]:
-            for grade in ("warning", "critical"):
-                add(
-                    f"--{kind}-{grade}", metavar="RANGE", type=threshold,
-                    help=f"{grade.upper()} at this many {kind} per second, in or out",
-                )  # fmt: skip
-        add(
+            plugin.add_pair(self.parser, kind, f"at this many {kind} per second, in or out")
+        self.parser.add_argument(
             "--interface", metavar="NAME", action="append", default=[],
             help="interface, comma list or shell pattern ('eth*'), that must be there; may be repeated; default: every "
             "interface but lo",
@@ -70,13 +65,7 @@ it is gone for good, name the others with --interface, or remove the check's fil
     def validate(self) -> None:
         super().validate()
         options = self.options
-        self.levels = {"bytes": plugin.levels(options, Levels(None, None))}
-        for kind in KINDS[1:]:
-            pair = Levels(getattr(options, f"{kind}_warning"), getattr(options, f"{kind}_critical"))
-            contradiction = pair.contradiction()
-            if contradiction:
-                raise Misuse(contradiction)
-            self.levels[kind] = pair
+        self.levels = {kind: plugin.levels(options, NOTHING, "" if kind == "bytes" else kind) for kind in KINDS}
         for kind, pair in self.levels.items():
             for one in pair:
                 if one is None:
@@ -174,16 +163,7 @@ def judge(label: str, name: str, rates: Interface, levels: dict[str, Levels], se
         pair = levels[kind]
         state, threshold = pair.judge(value)
         worst = max(worst, state)
-        measures.append(
-            Measure(
-                f"{name}_{field}_per_second",
-                value,
-                "B" if kind == "bytes" else "",
-                pair.warning.as_range() if pair.warning else "",
-                pair.critical.as_range() if pair.critical else "",
-                0,
-            )  # fmt: skip
-        )
+        measures.append(pair.measure(f"{name}_{field}_per_second", value, "B" if kind == "bytes" else ""))
         if kind == "bytes" or threshold is not None or (value and kind in ("errors", "drops")):
             words.append((way, kind, value, state, threshold))
 

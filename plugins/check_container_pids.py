@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from sensu_lxc import accounting, measuring, plugin
 from sensu_lxc.errors import CannotObserve
-from sensu_lxc.findings import Finding, Measure
+from sensu_lxc.findings import Finding
 from sensu_lxc.levels import Levels, plain, threshold
 from sensu_lxc.sources import cgroup
 
@@ -68,12 +68,7 @@ def judge(
     limits = [limit for limit in (pids.limit, host_limit) if limit is not None]
     whole = min(limits) if limits and (pids.limit is not None or unlimited_as_host) else None
     state, threshold = levels.judge(pids.tasks, whole)
-    measure = Measure(
-        "tasks", pids.tasks, "",
-        levels.warning.as_range(whole) if levels.warning else "",
-        levels.critical.as_range(whole) if levels.critical else "",
-        0, whole,
-    )  # fmt: skip
+    measure = levels.measure("tasks", pids.tasks, whole=whole)
 
     def said() -> str:
         words = f"{pids.tasks} task{'' if pids.tasks == 1 else 's'}"

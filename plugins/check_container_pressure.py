@@ -8,8 +8,8 @@ from collections import namedtuple
 from sensu_lxc import accounting, plugin, rates
 from sensu_lxc.accounting import RESOURCES
 from sensu_lxc.errors import NotThere
-from sensu_lxc.findings import Finding, Measure, State, worst
-from sensu_lxc.levels import Levels, threshold
+from sensu_lxc.findings import Finding, State, worst
+from sensu_lxc.levels import NOTHING, Levels, threshold
 from sensu_lxc.options import Misuse
 
 TYPE_CHECKING = False
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from sensu_lxc.history import Past
     from sensu_lxc.inventory import Container
-
-NOTHING = Levels(None, None)
 
 
 class CheckContainerPressure(rates.RateCheck):
@@ -39,13 +37,8 @@ class CheckContainerPressure(rates.RateCheck):
 
     def setup(self) -> None:
         plugin.add_levels(self.parser, "of the time in which some of it waited")
-        add = self.parser.add_argument
-        for grade in ("warning", "critical"):
-            add(
-                f"--full-{grade}", metavar="RANGE", type=threshold,
-                help=f"{grade.upper()} at this much of the time in which all of it waited",
-            )  # fmt: skip
-        add(
+        plugin.add_pair(self.parser, "full", "at this much of the time in which all of it waited")
+        self.parser.add_argument(
             "--resource", choices=RESOURCES, action="append",
             help="what it waits for; may be repeated; default: all three",
         )  # fmt: skip
@@ -56,10 +49,7 @@ class CheckContainerPressure(rates.RateCheck):
         options = self.options
         self.resources = [one for one in RESOURCES if one in (options.resource or RESOURCES)]
         self.some = plugin.levels(options, NOTHING)
-        self.full = Levels(options.full_warning, options.full_critical)
-        contradiction = self.full.contradiction()
-        if contradiction:
-            raise Misuse(contradiction)
+        self.full = plugin.levels(options, NOTHING, "full")
         for one in (*self.some, *self.full):
             if one is not None and not one.is_percent and (one.high or one.low or 0) > 100:
                 raise Misuse(f"{one.text} is more than 100%, which is never reached; write for example 30%")
@@ -103,14 +93,7 @@ def judge(label: str, waited: Waited, some: Levels, full: Levels) -> Finding:
         words.append(
             f"{said} {percent:.1f}%" + ("" if threshold is None else f" ({state.name.lower()} at {threshold.text})")
         )
-        measures.append(
-            Measure(
-                f"{waited.resource}_{kind}", percent, "%",
-                levels.warning.as_range(100.0) if levels.warning else "",
-                levels.critical.as_range(100.0) if levels.critical else "",
-                0, 100,
-            )
-        )  # fmt: skip
+        measures.append(levels.measure(f"{waited.resource}_{kind}", percent, "%", 100.0))
     if waited.full_percent is None and full != NOTHING:
         states.append(Finding(State.UNKNOWN, "", ""))
         words.append("whether all of it did is not told (for CPU since Linux 5.13)")

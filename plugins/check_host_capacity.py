@@ -48,12 +48,8 @@ class CheckHostCapacity(plugin.Check):
     def setup(self) -> None:
         add = self.parser.add_argument
         for kind, (warning, critical, what) in KINDS.items():
-            for grade, default in (("warning", warning), ("critical", critical)):
-                told = f" (default: {default}%)" if default else ""
-                add(
-                    f"--{kind}-{grade}", metavar="RANGE", type=threshold,
-                    help=f"{grade.upper()} at {what}{told}",
-                )  # fmt: skip
+            told = tuple(f" (default: {one}%)" if one else "" for one in (warning, critical))
+            plugin.add_pair(self.parser, kind, f"at {what}", default=told)
         add(
             "-P", "--lxcpath", metavar="DIR", action="append", default=[],
             help="where new containers go; may be repeated; default: where LXC, LXD and Incus of this host keep them",
@@ -64,14 +60,8 @@ class CheckHostCapacity(plugin.Check):
         super().validate()
         self.levels: dict[str, Levels] = {}
         for kind, (warning, critical, _) in KINDS.items():
-            name = kind.replace("-", "_")
-            given = Levels(getattr(self.options, f"{name}_warning"), getattr(self.options, f"{name}_critical"))
-            if given == (None, None):
-                given = Levels(warning and threshold(warning), critical and threshold(critical))
-            contradiction = given.contradiction()
-            if contradiction:
-                raise Misuse(contradiction)
-            self.levels[kind] = given
+            default = Levels(warning and threshold(warning), critical and threshold(critical))
+            self.levels[kind] = plugin.levels(self.options, default, kind)
         if self.levels["containers"].use_percent:
             raise Misuse("--containers-warning and --containers-critical take a number of containers, not a percentage")
         for path in self.options.lxcpath:
@@ -161,12 +151,7 @@ def _judged(
     words: str, label: str, unit: str, value: float, whole: float | None, levels: Levels, *more: Measure
 ) -> Finding:
     state, threshold = levels.judge(value, whole)
-    measure = Measure(
-        label, value, unit,
-        levels.warning.as_range(whole) if levels.warning else "",
-        levels.critical.as_range(whole) if levels.critical else "",
-        0, whole,
-    )  # fmt: skip
+    measure = levels.measure(label, value, unit, whole)
     if threshold is not None:
         words += f" ({state.name.lower()} at {threshold.text})"
     return Finding(state, "", words, (measure, *more), 100 * value / whole if whole else 0.0)

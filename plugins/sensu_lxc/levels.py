@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections import namedtuple
 
-from sensu_lxc.findings import State
+from sensu_lxc.findings import Measure, State
 from sensu_lxc.options import ArgumentTypeError
 
 TYPE_CHECKING = False  # importing typing for it would cost a check 3 ms
@@ -114,6 +114,11 @@ class Levels(namedtuple("Levels", "warning critical")):
             return State.WARNING, self.warning
         return State.OK, None
 
+    def measure(self, label: str, value: float, unit: str = "", whole: float | None = None) -> Measure:
+        """The value for graphs, with these levels in its unit; it lies between 0 and whole."""
+        warning, critical = (one.as_range(whole) if one is not None else "" for one in self)
+        return Measure(label, value, unit, warning, critical, 0, whole)
+
     @property
     def use_percent(self) -> bool:
         """Whether a percentage is among them, which needs a whole to be a percentage of."""
@@ -127,6 +132,9 @@ class Levels(namedtuple("Levels", "warning critical")):
         if warning.at_and_above and critical.at_and_above and warning.high > critical.high:
             return f"the warning threshold {warning.text} lies above the critical one {critical.text}; exchange them"
         return None
+
+
+NOTHING = Levels(None, None)
 
 
 def threshold(text: str) -> Threshold:

@@ -242,5 +242,3 @@ def validate(options: Namespace) -> None:
     low, high = options.restarts_warning, options.restarts_critical
     if low is not None and high is not None and low.count > high.count and low.seconds <= high.seconds:
         raise Misuse(f"--restarts-warning {low.text} never comes before --restarts-critical {high.text}; exchange them")
-    if options.state_dir is not None and not options.state_dir.startswith("/"):
-        raise Misuse(f"--state-dir {options.state_dir!r} is not absolute; write /var/lib/sensu-lxc or such")

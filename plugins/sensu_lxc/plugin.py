@@ -271,6 +271,9 @@ class ContainerCheck(Check):
         self.found: Inventory | None = None
         if not self.may_be_per_container:
             return
+        folder = self.options.state_dir
+        if folder is not None and not folder.startswith("/"):
+            raise Misuse(f"--state-dir {folder!r} is not absolute; write /var/lib/sensu-lxc or such")
         if self.per_container or self.options.per_container:
             from sensu_lxc import sweep
 
@@ -341,9 +344,20 @@ def add_levels(parser: ArgumentParser, what: str) -> None:
     add("-c", "--critical", "-e", "--error", metavar="RANGE", type=threshold, help=f"CRITICAL at this much {what}")
 
 
-def levels(options: Namespace, default: Levels) -> Levels:
-    """The levels that the options give; the default holds only where neither is given."""
-    given = Levels(options.warning, options.critical)
+def add_pair(
+    parser: ArgumentParser, name: str, words: str, metavar: str = "RANGE", default: Sequence[str] = ("", "")
+) -> None:
+    """Add --NAME-warning and --NAME-critical. words: when they alert; default: what --help says of each."""
+    for grade, told in zip(("warning", "critical"), default):
+        parser.add_argument(
+            f"--{name}-{grade}", metavar=metavar, type=threshold, help=f"{grade.upper()} {words}{told}",
+        )  # fmt: skip
+
+
+def levels(options: Namespace, default: Levels, name: str = "") -> Levels:
+    """The levels that the options give (those of add_pair by their name); the default holds where neither is given."""
+    prefix = f"{name.replace('-', '_')}_" if name else ""
+    given = Levels(getattr(options, f"{prefix}warning"), getattr(options, f"{prefix}critical"))
     if given == (None, None):
         return default
     contradiction = given.contradiction()

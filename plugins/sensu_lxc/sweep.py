@@ -61,8 +61,6 @@ def reporting(options: Namespace) -> Reporting:
         for word in words:
             if not word or not agent.is_name(word):
                 raise Misuse(f"{option}: Sensu takes no {word[:80]!r} in a name; write letters, digits, _ . and - only")
-    if options.state_dir is not None and not options.state_dir.startswith("/"):
-        raise Misuse(f"--state-dir {options.state_dir!r} is not absolute; write /var/lib/sensu-lxc or such")
     agent.place(options.agent or "auto")
     return Reporting(options.agent or "auto", ttl, interval, check, options.entity_prefix or "", handlers)
 
@@ -142,10 +140,10 @@ def _meant(check: ContainerCheck, found: Inventory, findings: Iterable[Finding])
             meant[finding.subject].append(finding)
     if getattr(check.options, "autostart_only", False):  # the others were not looked at
         return {label: told for label, told in meant.items() if told}
+    running = {container.label for container in found.containers if container.has_monitor}
     for label, told in meant.items():
         if not told:  # where no --name is given, one that does not run is only counted
-            runs = any(one.label == label and one.has_monitor for one in found.containers)
-            words = "was not measured" if runs else "is not running, so there is nothing to measure"
+            words = "was not measured" if label in running else "is not running, so there is nothing to measure"
             told.append(Finding(State.UNKNOWN, label, words))
     return meant
 

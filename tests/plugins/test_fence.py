@@ -44,6 +44,7 @@ MISUSE = {
     "relative lxcpath": ["-P", "var/lib/lxc"],
     "empty lxcpath": ["-P", ""],
     "missing lxcpath": ["-P", "/none"],
+    "relative state dir": ["--state-dir", "state"],
     "missing root": ["--root", "/none/at/all"],
     "empty root": ["--root", ""],
     "root is a file": ["--root", "/etc/passwd"],

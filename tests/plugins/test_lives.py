@@ -155,7 +155,6 @@ class TestJudge:
         [
             ({"uptime_warning": 5.0, "uptime_critical": 6.0}, "exchange"),
             ({"restarts_warning": lives.often("5/1h"), "restarts_critical": lives.often("3/1h")}, "exchange"),
-            ({"state_dir": "here"}, "absolute"),
         ],
     )
     def test_contradictions(self, given: dict[str, object], words: str) -> None:
