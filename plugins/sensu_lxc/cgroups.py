@@ -68,6 +68,11 @@ class Memory(
         return max(0, working_set)
 
 
+# What stands below a mount point where LXC puts it. exact: {name: directories so named}; numbered: {name: directories
+# so named with a number behind}; doubtful: names whose monitor's cgroup is younger than the payload's: LXC makes the
+# monitor's first, so that the payload is of an earlier life.
+Names = namedtuple("Names", "exact numbered doubtful")
+
 # controller: as v1 names it, "" for v2 alone; point: directory of its mount; root: the cgroup mounted there;
 # version: 1 or 2.
 Hierarchy = namedtuple("Hierarchy", "controller point root version")
@@ -88,7 +93,7 @@ class Cgroups:
             (self._same_name if name in self._running_names else self._running_names).add(name)
         self._mounts = self._read_mounts()
         self._hierarchies: dict[str, Hierarchy | None] = {}
-        self._names: dict[str, tuple[dict[str, list[str]], dict[str, list[str]]]] = {}
+        self._names: dict[str, Names] = {}
         self._limits: dict[tuple[str, str], Any] = {}
         self._monitors: dict[str, int] | None = None
         # {(LXCPATH/NAME, mounted cgroup): (mount points below which it was found alive, its path below them)}
@@ -134,7 +139,8 @@ class Cgroups:
             points, path = self._found[key]
             if point in points:
                 return point + path
-            if self._is_live(point + path, hierarchy):  # LXC gives it the same path in all hierarchies
+            # LXC gives it the same path in all hierarchies that it uses, but to a namesake perhaps in the others.
+            if container.name not in self._same_name and self._is_live(point + path, hierarchy):
                 points.add(point)
                 return point + path
         found = self._find(container, hierarchy, surely)
@@ -156,7 +162,7 @@ class Cgroups:
             path = self._of_init(container, hierarchy)
         if path is None:
             # One that is exactly another running container's name proves nothing.
-            exact, _ = self._by_name(hierarchy.point)
+            exact = self._by_name(hierarchy.point).exact
             others = self._running_names - {container.name}
             taken = {place for other in others for place in exact.get(other, ())}
             live = [place for place in self.live_places(container.name, hierarchy) if place not in taken]
@@ -175,17 +181,22 @@ class Cgroups:
     def _place(self, container: Container, hierarchy: Hierarchy) -> str | None:
         """The directory that the name alone speaks for: no numbered twin is near that could be meant instead."""
         name: str = container.name
-        exact, numbered = self._by_name(hierarchy.point)
-        places = exact.get(name, ())
-        if len(places) != 1 or name in numbered or name in self._same_name:
+        place = self._spoken_for(name, hierarchy.point)
+        # An orphan's monitor is gone from the cgroup beside it: what lives there is not what runs under this name.
+        if place is not None and place == f"{hierarchy.point}/lxc.payload.{name}":
+            return place if self._is_live(f"{hierarchy.point}/lxc.monitor.{name}", hierarchy) else None
+        return place
+
+    def _spoken_for(self, name: str, point: str) -> str | None:
+        """As _place, without a look at what lives there."""
+        names = self._by_name(point)
+        places = names.exact.get(name, ())
+        if len(places) != 1 or name in names.numbered or name in self._same_name or name in names.doubtful:
             return None
         twin = _twin(name)
-        if twin and (twin in exact or twin in self._running_names):
+        if twin and (twin in names.exact or twin in self._running_names):
             return None
-        place = places[0]
-        # An orphan's monitor is gone from the cgroup beside it: what lives there is not what runs under this name.
-        if place == f"{hierarchy.point}/lxc.payload.{name}":
-            return place if self._is_live(f"{hierarchy.point}/lxc.monitor.{name}", hierarchy) else None
+        place: str = places[0]
         return place
 
     def _below(self, hierarchy: Hierarchy, path: str) -> str:
@@ -194,16 +205,16 @@ class Cgroups:
             raise CannotObserve(f"its cgroup {path} lies outside of what {hierarchy.point} shows; run on the host")
         return f"{hierarchy.point}{path[len(root) :]}".rstrip("/")
 
-    def _by_name(self, point: str) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-        """({name: directories so named}, {name: directories so named with a number behind}) below a mount point."""
+    def _by_name(self, point: str) -> Names:
         if point not in self._names:
-            exact: dict[str, list[str]] = {}
-            numbered: dict[str, list[str]] = {}
-            top = self._host.list(point)
+            exact: Places = {}
+            numbered: Places = {}
+            # Of a recorded or mounted tree the inodes may be anybody's.
+            inodes = self._host.inodes(point) if self._host.is_this_one else dict.fromkeys(self._host.list(point), 0)
             for parent, prefix in _FAMILIES:
-                if parent and parent[1:] not in top:
+                if parent and parent[1:] not in inodes:
                     continue
-                for entry in self._host.list(point + parent) if parent else top:
+                for entry in self._host.list(point + parent) if parent else inodes:
                     if not entry.startswith(prefix):
                         continue
                     name, directory = entry[len(prefix) :], f"{point}{parent}/{entry}"
@@ -211,7 +222,12 @@ class Cgroups:
                     twin = _twin(name)
                     if twin:
                         numbered.setdefault(twin, []).append(directory)
-            self._names[point] = exact, numbered
+            doubtful = {
+                name
+                for name in exact
+                if 0 < inodes.get(f"lxc.payload.{name}", 0) < inodes.get(f"lxc.monitor.{name}", 0)
+            }
+            self._names[point] = Names(exact, numbered, doubtful)
         return self._names[point]
 
     def live_places(self, name: str, hierarchy: Hierarchy) -> list[str]:
@@ -219,15 +235,16 @@ class Cgroups:
 
         One that bears another running container's name is among them: that one may be elsewhere.
         """
-        return self._live(name, hierarchy, *self._by_name(hierarchy.point))
+        names = self._by_name(hierarchy.point)
+        return self._live(name, hierarchy, names.exact, names.numbered)
 
     def namesakes(self, name: str, hierarchy: Hierarchy) -> list[str]:
-        """The directories with processes that are called exactly so, where a numbered or another one is there, too."""
-        exact, numbered = self._by_name(hierarchy.point)
-        places = exact.get(name, [])
-        if name not in numbered and len(places) < 2:
+        """The directories with processes that are called exactly so, where that alone does not tell whose they are."""
+        if self._spoken_for(name, hierarchy.point) is not None:
             return []
-        return [place for place in places if self.is_populated(place, hierarchy)]
+        return [
+            place for place in self._by_name(hierarchy.point).exact.get(name, ()) if self.is_populated(place, hierarchy)
+        ]
 
     def _live(self, name: str, hierarchy: Hierarchy, exact: Places, numbered: Places) -> list[str]:
         places = exact.get(name, []) + numbered.get(name, [])
@@ -307,12 +324,17 @@ class Cgroups:
         return min(depths, default=0) > 2
 
     def _is_live(self, directory: str, hierarchy: Hierarchy) -> bool:
-        """Whether processes are in it, told by one file; what that file can't tell counts as no."""
+        """Whether processes are in it, told by one file (on v1 not of those in cgroups below it)."""
         try:
             if hierarchy.version == 2:
                 path = f"{directory}/cgroup.events"
                 raw = self._host.value(path)
-                return raw == _LIVE or cgroup.counts(raw, path, b"populated") == [1]
+                if raw == _LIVE:
+                    return True
+                (populated,) = cgroup.counts(raw, path, b"populated")
+                if populated is None:
+                    raise CannotObserve(f"{path} does not tell whether processes are in it: it lacks populated")
+                return populated == 1
             return self._host.value(f"{directory}/cgroup.procs") != b""
         except NotThere:
             return False
@@ -628,6 +650,12 @@ class Cgroups:
         """Where processes of a payload may be seen. In a hybrid host either may have lost them while they run on."""
         found = [self.payload_hierarchy(), self.hierarchy("")]
         return list({one.point: one for one in found if one is not None}.values())
+
+    def other_hierarchies(self) -> list[Hierarchy]:
+        """The rest, each once: of processes that somebody moved out of payload_hierarchies() one may still be told."""
+        known = {one.point for one in self.payload_hierarchies()}
+        found = {mount.point: self.hierarchy(controller) for controller, mount in self._mounts.items()}
+        return [one for point, one in found.items() if one is not None and point not in known]
 
     def payload_hierarchy(self) -> Hierarchy:
         """The hierarchy in which LXC surely makes a cgroup for each payload."""

@@ -164,6 +164,10 @@ def _payload(tree: Cgroups, container: Container, running: Collection[str], conf
         live = _unclaimed(tree, live, hierarchy, running)
         if live:
             return live[0]
+    for hierarchy in tree.other_hierarchies():
+        place = f"{hierarchy.point}/lxc.payload.{container.name}"
+        if tree.is_populated(place, hierarchy) and _unclaimed(tree, [place], hierarchy, running):
+            return place
     return None
 
 

@@ -422,6 +422,92 @@ def test_an_orphan_in_a_cgroup_that_its_config_names_freely(nobody):
         remove_cgroups(f"{name}-top")
 
 
+def test_an_orphan_whose_monitors_cgroup_its_next_life_took_over():
+    """The orphan is still in lxc.payload.NAME, and beside it lives the monitor of what runs elsewhere by its config."""
+    name = f"t-heir-{os.getpid()}"
+    try:
+        with busybox(name=name, limit_bytes=64 * MIB, config_lines=[LET_LIVE]) as container:
+            orphan = container.pid
+            container.kill_monitor()
+            remove_cgroups(f"lxc.monitor.{name}")
+            with open(f"{container.directory}/config", "a") as config:
+                config.write(
+                    f"lxc.cgroup.dir.container = {name}-top/own\nlxc.cgroup.dir.monitor = lxc.monitor.{name}\n"
+                )
+            container.start()
+            container.fill(59 * MIB)
+            status, output = check("memory", "-n", name)
+            assert (status, "MiB used, 9" in output) == (2, True), output
+            status, output = check("state", "-n", name)
+            assert (status, f"monitor, in /sys/fs/cgroup/freezer/lxc.payload.{name}" in output or pure_v2()) == (
+                2,
+                True,
+            )
+            assert "processes of an earlier life run on" in output
+            os.kill(orphan, signal.SIGKILL)
+            wait_until(lambda: check("state", "-n", name)[0] == 0, 10, "the orphan's end to be seen")
+    finally:
+        remove_cgroups(f"{name}-top")
+
+
+def pure_v2() -> bool:
+    return os.path.exists("/sys/fs/cgroup/cgroup.procs")
+
+
+def test_an_orphan_that_was_moved_out_of_all_cgroups_but_one(nobody):
+    if pure_v2():
+        pytest.skip("cgroup v2 has one hierarchy only")
+    with busybox(config_lines=[LET_LIVE]) as container:
+        container.kill_monitor()
+        for directory in glob.glob(f"/sys/fs/cgroup/*/lxc.payload.{container.name}"):
+            if "/memory/" not in directory:
+                for pid in open(f"{directory}/cgroup.procs").read().split():
+                    with contextlib.suppress(OSError), open(f"{os.path.dirname(directory)}/cgroup.procs", "w") as procs:
+                        procs.write(pid)
+        for done in (
+            check("state", "-n", container.name, "--expect", "STOPPED"),
+            as_nobody(nobody, "state", "-n", container.name, "--expect", "STOPPED"),
+        ):
+            assert (done[0], f"in /sys/fs/cgroup/memory/lxc.payload.{container.name}" in done[1]) == (2, True), done
+        container.kill_payload()
+
+
+def test_one_name_in_two_lxcpaths_that_share_no_hierarchy():
+    """Both get lxc.payload.NAME, each where the other has none: neither is measured for the other."""
+    if pure_v2():
+        pytest.skip("cgroup v2 leaves LXC no choice of controllers")
+    with tempfile.TemporaryDirectory(dir="/srv") as other, tempfile.TemporaryDirectory() as folder:
+        uses = ("freezer,memory,name=systemd", "cpu,cpuacct,pids,blkio")
+        with (
+            busybox(start=False, limit_bytes=64 * MIB) as one,
+            busybox(name=one.name, lxcpath=other, start=False) as two,
+        ):
+            for container, use in zip((one, two), uses):
+                etc = f"{folder}/{len(os.listdir(folder))}"
+                shutil.copytree("/etc/lxc", etc)
+                with open(f"{etc}/lxc.conf", "a") as conf:
+                    conf.write(f"lxc.cgroup.use = {use}\n")
+                # v2 is used by both where LXC finds it.
+                hide = "umount /sys/fs/cgroup/unified 2>/dev/null;" if container is two else ""
+                start = f"{hide} mount --bind {etc} /etc/lxc && exec lxc-start -n {one.name} -P {container.lxcpath}"
+                subprocess.run(["unshare", "--mount", "sh", "-c", start], check=True, timeout=30)
+                container._learn(wait_until(container._init_pid, 10, "its init"))
+            assert two.cgroup("pids").endswith(f"/lxc.payload.{one.name}"), "LXC put it elsewhere"
+            status, output = check("pids", "-n", one.name, "-P", "/var/lib/lxc")
+            assert (status, "it has no pids cgroup of its own" in output) == (3, True), output
+            status, output = check("memory", "-n", one.name, "-P", other)
+            assert (status, "it has no memory cgroup of its own" in output) == (3, True), output
+            printed = subprocess.run(
+                [sys.executable, f"{ROOT}/plugins/metrics_container.py", "--format", "prometheus", "-n", one.name, "-P",
+                 "/var/lib/lxc"], capture_output=True, text=True, timeout=30,
+            ).stdout  # fmt: skip
+            told = [
+                line for line in printed.splitlines() if line.startswith(("lxc_container_tasks", "lxc_container_cpu"))
+            ]
+            assert "lxc_container_memory_used_bytes" in printed
+            assert not told, told
+
+
 def test_a_container_without_a_memory_cgroup_of_its_own_is_not_measured_by_its_starters():
     if not os.path.isdir("/sys/fs/cgroup/memory"):
         pytest.skip("cgroup v2 leaves LXC no choice of controllers")
