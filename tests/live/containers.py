@@ -289,10 +289,14 @@ class Container:
         else:
             path, word = os.path.join(self._cgroups["unified"], "cgroup.freeze"), str(int(frozen))
             wanted = f"frozen {word}"
-        with open(path, "w") as knob:
-            knob.write(word)
         shown = path if "freezer" in self._cgroups else os.path.join(os.path.dirname(path), "cgroup.events")
-        wait_until(lambda: wanted in _read(shown), 10, f"{self.name} to be {'frozen' if frozen else 'thawed'}")
+
+        def is_done() -> bool:
+            with open(path, "w") as knob:  # again, as v1 stays FREEZING for good where a process forked just then
+                knob.write(word)
+            return wanted in _read(shown)
+
+        wait_until(is_done, 10, f"{self.name} to be {'frozen' if frozen else 'thawed'}")
 
     def _monitors(self) -> list[int]:
         """The monitors of this name (a number that was one may by now be another process's)."""
