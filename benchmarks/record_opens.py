@@ -1,4 +1,4 @@
-"""Run a script and write down each file that it opens below some directories.
+"""Run a script and write down each file that it opens below some directories, and each socket that it asks: @ADDRESS.
 
 record_opens.py OUT DIRECTORY:DIRECTORY SCRIPT [ARGUMENT …]
 """
@@ -19,6 +19,8 @@ leave = os._exit
 def note(event: str, args: tuple[object, ...]) -> None:
     if event == "open" and isinstance(args[0], str) and args[0].startswith(tuple(below.split(":"))):
         opened.append(args[0])
+    elif event == "socket.connect" and isinstance(args[1], bytes) and args[1].startswith(b"\0"):
+        opened.append("@" + args[1][1:].decode())
 
 
 def write_and_leave(status: int) -> None:
