@@ -119,6 +119,8 @@ def made_tree(root: Path, count: int, stopped: int = 0) -> None:
     (root / "proc/1/net").mkdir(parents=True)
     (root / "proc/1/mountinfo").write_text("30 23 0:26 / /sys/fs/cgroup rw shared:4 - cgroup2 cgroup2 rw\n")
     (root / "proc/meminfo").write_text("MemTotal:       65536000 kB\nMemFree: 1 kB\nSwapTotal:      0 kB\n")
+    (root / "sys/fs/cgroup").mkdir(parents=True)
+    (root / "sys/fs/cgroup/cgroup.procs").write_text("1\n")
     sockets = ["Num       RefCount Protocol Flags    Type St Inode Path"]
     for number in range(count):
         name = f"web{number:04}"

@@ -94,6 +94,7 @@ class Cgroups:
         self._mounts = self._read_mounts()
         self._hierarchies: dict[str, Hierarchy | None] = {}
         self._names: dict[str, Names] = {}
+        self._believed: dict[tuple[str, str], str | None] = {}
         self._limits: dict[tuple[str, str], Any] = {}
         self._monitors: dict[str, int] | None = None
         # {(LXCPATH/NAME, mounted cgroup): (mount points below which it was found alive, its path below them)}
@@ -151,6 +152,7 @@ class Cgroups:
         """Look anew where containers are: time has passed."""
         self._found.clear()
         self._names.clear()
+        self._believed.clear()
         self._limits.clear()
 
     def _find(self, container: Container, hierarchy: Hierarchy, surely: bool) -> str:
@@ -161,31 +163,41 @@ class Cgroups:
         if path is None:
             path = self._of_init(container, hierarchy)
         if path is None:
-            # One that is exactly another running container's name proves nothing.
-            exact = self._by_name(hierarchy.point).exact
-            others = self._running_names - {container.name}
-            taken = {place for other in others for place in exact.get(other, ())}
-            live = [place for place in self.live_places(container.name, hierarchy) if place not in taken]
-            if not live:
-                raise CannotObserve(
-                    f"which cgroup is its own can't be told: none of its name in {hierarchy.point} is in use; it "
-                    "starts or stops just now, or is called otherwise there: run as root"
-                )
-            if len(live) != 1:
-                raise CannotObserve(
-                    f"which cgroup is its own can't be told: {len(live)} of that name in {hierarchy.point} are in use"
-                )
-            return live[0]
+            return self._only_one(container.name, hierarchy)
         return self._below(hierarchy, path)
 
+    def _only_one(self, name: str, hierarchy: Hierarchy) -> str:
+        """The one directory that can be meant where neither a monitor nor /proc tells. Raises CannotObserve."""
+        point: str = hierarchy.point
+        # One that is exactly another running container's name proves nothing, nor does one without a living monitor.
+        exact = self._by_name(point).exact
+        taken = {place for other in self._running_names - {name} for place in exact.get(other, ())}
+        live = [place for place in self.live_places(name, hierarchy) if place not in taken]
+        if len(live) > 1:
+            raise CannotObserve(
+                f"which cgroup is its own can't be told: {len(live)} of that name in {point} are in use; run as root"
+            )
+        monitors = {f"lxc.monitor.{name}", f"lxc.monitor/{name}"}
+        monitors.update(one for one in self._host.list(point) if _twin(one) == f"lxc.monitor.{name}")
+        if not live or not any(self._is_live(f"{point}/{one}", hierarchy) for one in monitors):
+            raise CannotObserve(
+                f"which cgroup is its own can't be told: none of its name in {point} is in use beside a monitor's; it "
+                "starts or stops just now, or is called otherwise there: run as root"
+            )
+        return live[0]
+
     def _place(self, container: Container, hierarchy: Hierarchy) -> str | None:
-        """The directory that the name alone speaks for: no numbered twin is near that could be meant instead."""
-        name: str = container.name
-        place = self._spoken_for(name, hierarchy.point)
-        # An orphan's monitor is gone from the cgroup beside it: what lives there is not what runs under this name.
-        if place is not None and place == f"{hierarchy.point}/lxc.payload.{name}":
-            return place if self._is_live(f"{hierarchy.point}/lxc.monitor.{name}", hierarchy) else None
-        return place
+        """The directory that the name alone speaks for: no numbered twin is near that could be meant instead.
+
+        An orphan's monitor is gone from the cgroup beside it, so what lives there is not what runs under this name. LXC
+        before 3.0.4 makes no cgroup for its monitors: there the name proves nothing.
+        """
+        key = (container.name, hierarchy.point)
+        if key not in self._believed:
+            place = self._spoken_for(container.name, hierarchy.point)
+            beside = None if place is None else _monitor_of(place, hierarchy.point)
+            self._believed[key] = place if beside is not None and self._is_live(beside, hierarchy) else None
+        return self._believed[key]
 
     def _spoken_for(self, name: str, point: str) -> str | None:
         """As _place, without a look at what lives there."""
@@ -211,6 +223,10 @@ class Cgroups:
             numbered: Places = {}
             # Of a recorded or mounted tree the inodes may be anybody's.
             inodes = self._host.inodes(point) if self._host.is_this_one else dict.fromkeys(self._host.list(point), 0)
+            if "cgroup.procs" not in inodes:
+                raise CannotObserve(
+                    f"{self._host.root}{point} shows no cgroups; mount it with what is mounted below it (mount --rbind)"
+                )
             for parent, prefix in _FAMILIES:
                 if parent and parent[1:] not in inodes:
                     continue
@@ -238,12 +254,27 @@ class Cgroups:
         names = self._by_name(hierarchy.point)
         return self._live(name, hierarchy, names.exact, names.numbered)
 
-    def namesakes(self, name: str, hierarchy: Hierarchy) -> list[str]:
-        """The directories with processes that are called exactly so, where that alone does not tell whose they are."""
-        if self._spoken_for(name, hierarchy.point) is not None:
-            return []
+    def beside(self, container: Container, hierarchy: Hierarchy) -> list[str]:
+        """Directories with processes that may be of a running container by their name; [] where it has but one.
+
+        Costs a look at each cgroup of the host but those inside containers, once.
+        """
+        name, names = container.name, self._by_name(hierarchy.point)
+        exact, numbered, _ = self._elsewhere(hierarchy.point)
+        if name not in numbered and name not in exact and name not in names.numbered:
+            places = names.exact.get(name, ())
+            if not places or (len(places) == 1 and self._place(container, hierarchy) is not None):
+                return []
+        return self.live_places(name, hierarchy) + self.payloads_anywhere(name, hierarchy)
+
+    def strays(self, known: Callable[[str], bool], hierarchy: Hierarchy) -> list[tuple[str, str]]:
+        """(name, directory with processes) of what LXC named so and that no container of a known name can be."""
         return [
-            place for place in self._by_name(hierarchy.point).exact.get(name, ()) if self.is_populated(place, hierarchy)
+            (name, place)
+            for name, places in self._by_name(hierarchy.point).exact.items()
+            if not (known(name) or known(_twin(name)))
+            for place in places
+            if self.is_populated(place, hierarchy) and not self._is_nested(place)
         ]
 
     def _live(self, name: str, hierarchy: Hierarchy, exact: Places, numbered: Places) -> list[str]:
@@ -365,6 +396,8 @@ class Cgroups:
         self._ask_budget -= monotonic() - began
         if reply.problem or reply.status != 0 or reply.value <= 0 or not self.may_monitor(reply.uid, container.lxcpath):
             return None
+        if not self._is_child_of(reply.value, reply.uid):
+            return None
         if hierarchy.controller:
             said = monitor.ask_one(
                 container.address, lxc_command.GET_LIMIT_CGROUP, _ASK_ONE_SECONDS, hierarchy.controller
@@ -373,6 +406,17 @@ class Cgroups:
             if not said.problem and said.status == 0 and path.startswith("/"):
                 return path
         return self._of_process(reply.value, container, hierarchy)
+
+    def _is_child_of(self, pid: int, uid: int) -> bool:
+        """Whether the parent of a process is of that user: whoever claims an orphan's init is not its parent."""
+        try:
+            parent = _status_field(self._host.value(f"/proc/{pid}/status"), b"PPid")
+            status = self._host.value(f"/proc/{parent[0].decode('ascii', 'replace') if parent else '?'}/status")
+        except NotThere:
+            return False
+        named = _status_field(status, b"Name")
+        is_init = parent == [b"1"] and not (named and named[0].startswith(b"lxc"))  # it adopts every orphan
+        return not is_init and _status_field(status, b"Uid")[:1] == [str(uid).encode()]
 
     def _of_process(self, pid: int, container: Container, hierarchy: Hierarchy) -> str | None:
         path = f"/proc/{pid}/cgroup"
@@ -601,50 +645,75 @@ class Cgroups:
         return self._init_in_proc(container)
 
     def is_frozen(self, container: Container, surely: bool = False) -> bool:
-        """Whether its freezer stands, also when somebody other than LXC froze it.
+        """Whether its init is frozen, also when somebody other than LXC froze it.
 
         Where both versions exist both are asked: in a hybrid host v2 says 0 while v1 is frozen.
         """
         hierarchy = self.payload_hierarchy()
         if hierarchy.version == 2:
-            frozen = self._frozen(container, hierarchy, surely)
-            if frozen is None:
-                raise CannotObserve("the kernel does not tell whether a cgroup is frozen (it does since Linux 5.2)")
-            return frozen == 1
-        directory = self.directory(container, hierarchy, surely)
+            return self._is_frozen_v2(container, hierarchy, surely)
+        directory = self._of_its_init(container, self.directory(container, hierarchy, surely), hierarchy)
         path = f"{directory}/freezer.state"
         raw = self._host.value(path)
         state = raw[:-1]
         if raw[-1:] != b"\n" or state not in (b"THAWED", b"FREEZING", b"FROZEN"):
             raise CannotObserve(f"{path} holds {quoted(raw)} where a freezer's state should be")
         unified = self.hierarchy("")
-        if state == b"FROZEN" or unified is None or unified.root != hierarchy.root:
-            return state == b"FROZEN"
+        if state != b"THAWED" or unified is None or unified.root != hierarchy.root:
+            return state != b"THAWED"  # FREEZING: some of it stands already, and the rest may never
         path = f"{unified.point}{directory[len(hierarchy.point) :]}/cgroup.events"
         try:
             return cgroup.counts(self._host.value(path), path, b"frozen") == [1]
         except NotThere:  # an LXC that leaves the unified hierarchy alone
             return False
 
-    def _frozen(self, container: Container, hierarchy: Hierarchy, surely: bool) -> int | None:
-        """frozen of cgroup.events, read once where the name tells the place. Raises NotThere for a dead one."""
+    def _is_frozen_v2(self, container: Container, hierarchy: Hierarchy, surely: bool) -> bool:
+        """Reads one file where the name tells the place. Raises NotThere for a dead one."""
         place = None if surely else self._place(container, hierarchy)
         for directory in (place, None):
             if directory is None:
                 directory = self.directory(container, hierarchy, surely=True)
-            path = f"{directory}/cgroup.events"
             try:
+                if not self._host.is_leaf(directory):
+                    directory = self._of_its_init(container, directory, hierarchy)
+                path = f"{directory}/cgroup.events"
                 raw = self._host.value(path)
                 if raw == _LIVE:
-                    return 0
+                    return False
                 populated, frozen = cgroup.counts(raw, path, b"populated", b"frozen")
             except NotThere:
-                if directory != place:
+                if place is None:
                     raise
+                place = None
                 continue
             if populated == 1:
-                return frozen
+                if frozen is None:
+                    raise CannotObserve("the kernel does not tell whether a cgroup is frozen (it does since Linux 5.2)")
+                return frozen == 1
+            place = None
         raise NotThere(f"{path} says that no process is in the container's cgroup")
+
+    def _of_its_init(self, container: Container, directory: str, hierarchy: Hierarchy) -> str:
+        """The cgroup at or below a container's own that its init sits in: freezing that one stops it as well."""
+        if self._host.is_leaf(directory):
+            return directory
+        for inner in ("/init.scope", "/ns/init.scope", "/ns"):
+            try:
+                if self._host.value(f"{directory}{inner}/cgroup.procs"):
+                    return directory + inner
+            except NotThere:
+                continue
+        if self._host.value(f"{directory}/cgroup.procs"):
+            return directory
+        pid = self._init_of_monitor(container)  # lxc.cgroup.dir.container.inner, which its config names freely
+        if pid is None:
+            return directory
+        path = f"/proc/{pid}/cgroup"
+        where = cgroup.memberships(self._host.read(path), path).get(
+            hierarchy.controller if hierarchy.version == 1 else "", "/"
+        )
+        inside = self._below(hierarchy, where)
+        return inside if inside.startswith(f"{directory}/") else directory
 
     def payload_hierarchies(self) -> list[Hierarchy]:
         """Where processes of a payload may be seen. In a hybrid host either may have lost them while they run on."""
@@ -667,6 +736,14 @@ class Cgroups:
     def host_memory(self) -> meminfo.HostMemory:
         """The host's RAM and swap in bytes."""
         return meminfo.host_memory(self._host.read("/proc/meminfo"), "/proc/meminfo")
+
+
+def _monitor_of(place: str, point: str) -> str:
+    """Where the monitor of what runs in a directory of that name lives."""
+    parent, _, name = place.rpartition("/")
+    if parent == point:
+        return f"{point}/lxc.monitor.{name[len('lxc.payload.') :]}"
+    return f"{point}/lxc.monitor/{name}"
 
 
 def _twin(name: str) -> str:

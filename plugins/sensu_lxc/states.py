@@ -12,7 +12,7 @@ from sensu_lxc.sources.lxc_command import GET_STATE, STATES
 
 TYPE_CHECKING = False  # importing typing for it would cost a check 3 ms
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from sensu_lxc.cgroups import Cgroups, Hierarchy
     from sensu_lxc.host import Host
@@ -118,10 +118,17 @@ def _running(tree: Cgroups, container: Container, reply: Reply | None) -> State:
 
 
 def _beside(tree: Cgroups, container: Container, running: Collection[str]) -> str:
-    """Where an orphan of the name lives while the container runs: LXC gave that one a numbered cgroup."""
+    """Where an orphan of the name lives while the container runs: in the cgroup that its earlier life had."""
     hierarchy = tree.payload_hierarchy()
-    places = tree.namesakes(container.name, hierarchy)
-    return next(iter(_unclaimed(tree, places, hierarchy, running)), "")
+    return next(iter(_unclaimed(tree, tree.beside(container, hierarchy), hierarchy, running)), "")
+
+
+def strays(host: Host, tree: Cgroups, known: Callable[[str], bool], running: Collection[str]) -> list[tuple[str, str]]:
+    """(name, cgroup) of payloads that run on with neither a monitor nor a definition that tells whose they are."""
+    hierarchy = tree.payload_hierarchy()
+    found = tree.strays(known, hierarchy)
+    alone = _unclaimed(tree, [place for _, place in found], hierarchy, running)
+    return [(name, place) for name, place in found if place in alone]
 
 
 def _is_frozen(tree: Cgroups, container: Container) -> bool:
@@ -148,6 +155,10 @@ def _stopped(host: Host, tree: Cgroups, container: Container, running: Collectio
         return State("STOPPED", doubt="" if configured is not None else _doubt(tree, container, running))
     if inventory.has_monitor_now(host, container):
         return State("STARTING")  # it was not there when the host was looked at
+    if container.directory in tree.monitors():
+        raise CannotObserve(
+            "its monitor lives, and its socket is not seen from here; run in the host's own network namespace"
+        )
     return State(ORPHANED, payload)
 
 
@@ -181,12 +192,23 @@ def _doubt(tree: Cgroups, container: Container, running: Collection[str]) -> str
 
 
 def _unclaimed(tree: Cgroups, places: list[str], hierarchy: Hierarchy, running: Collection[str]) -> list[str]:
-    """The places that are not those of a running container: a namesake, or web where web-1 is looked at."""
+    """The places that are not those of a running container: a namesake, or web where web-1 is looked at.
+
+    Raises CannotObserve where one may be, of a container that can't prove it.
+    """
     if not places:
         return []
-    rivals = [directory for directory in running if _may_be_in(directory.rpartition("/")[2], places)]
-    claimed = {tree.directory(inventory.running_container(directory), hierarchy) for directory in rivals}
-    return [place for place in places if place not in claimed]
+    claimed, doubt = set(), None
+    for directory in running:
+        if _may_be_in(directory.rpartition("/")[2], places):
+            try:
+                claimed.add(tree.directory(inventory.running_container(directory), hierarchy))
+            except CannotObserve as problem:
+                doubt = f"whether they are those of {directory} can't be told: {problem}"
+    left = [place for place in places if place not in claimed]
+    if left and doubt:
+        raise CannotObserve(f"processes run in {left[0]}, and {doubt}")
+    return left
 
 
 def _may_be_in(name: str, places: list[str]) -> bool:

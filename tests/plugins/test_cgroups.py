@@ -48,12 +48,12 @@ class TestEveryEra:
         memory = Looked(any_tree).memory("101")
         assert (memory.usage_bytes, memory.limit_bytes) == (60 * MIB, 64 * MIB)
 
-    @pytest.mark.parametrize("family", ["lxc.payload.", "lxc.payload/", "lxc/"])
+    @pytest.mark.parametrize("family", ["lxc.payload.", "lxc.payload/", "proxmox"])
     def test_found_by_its_name_alone_where_proc_is_hidden(self, any_tree: Tree, family: str) -> None:
         any_tree.container("web.site-1", family=family, usage=60 * MIB, processes=False)
         assert Looked(any_tree).memory("web.site-1").usage_bytes == 60 * MIB
 
-    @pytest.mark.parametrize("family", ["pattern", "dir", "limit+inner", "lxc@.service"])
+    @pytest.mark.parametrize("family", ["lxc/", "pattern", "dir", "limit+inner", "lxc@.service"])
     def test_not_guessed_where_proc_is_hidden(self, any_tree: Tree, family: str) -> None:
         any_tree.container("web", family=family, processes=False)
         with pytest.raises(CannotObserve, match="which cgroup is its own can't be told: none of its name"):

@@ -43,6 +43,18 @@ FAMILIES = {
     "scope": ("/user.slice/user-1000.slice/user@1000.service/app.slice/lxc-{name}-0.scope/lxc.payload.{name}", ""),
     "lxc@.service": ("/system.slice/system-lxc.slice/lxc@{name}.service/lxc.payload.{name}", ""),
 }
+# Where its monitor's cgroup is, in the same order; LXC before 3.0.4 made none.
+MONITORS = {
+    "lxc.payload.": "/lxc.monitor.{name}",
+    "lxc.payload/": "/lxc.monitor/{name}",
+    "lxc/": "",
+    "pattern": "/tenants/{name}/monitor",
+    "dir": "/tenants/gold/lxc.monitor.{name}",
+    "limit+inner": "/tenants/monitor-{name}",
+    "proxmox": "/lxc.monitor/{name}",
+    "scope": FAMILIES["scope"][0].replace("payload", "monitor"),
+    "lxc@.service": FAMILIES["lxc@.service"][0].replace("payload", "monitor"),
+}
 _HEADING = "Num       RefCount Protocol Flags    Type St Inode Path\n"
 _OTHERS = (
     "00000000c673ee11: 00000002 00000000 00010000 0001 01 12226 /run/dbus/system_bus_socket\n"
@@ -111,6 +123,7 @@ class Tree:
         self._write_sockets()
         for point in self.mounts.values():
             self.at(point).mkdir(parents=True)
+            self.write(f"{point}/cgroup.procs", "1\n")
         self.at(LXC).mkdir(parents=True)
 
     def at(self, path: str) -> Path:
@@ -169,6 +182,8 @@ class Tree:
             swap_limit=swap_limit, parent_limit=parent_limit, frozen=frozen,
             procs="" if nested_systemd or inner else procs,
         )  # fmt: skip
+        if MONITORS.get(family):
+            self._monitor(MONITORS[family].format(name=name) + suffix, f"{made.monitor}\n" if socket else "")
         if inner:
             self.cgroup(
                 path + inner, usage=usage, limit=None, active_file=active_file, inactive_file=inactive_file, slab=slab,
@@ -249,6 +264,14 @@ class Tree:
         self._accounts(made)
         return made
 
+    def _monitor(self, path: str, procs: str) -> None:
+        """The cgroup of a monitor, which stays behind, empty, when somebody kills it."""
+        for controller, point in self.mounts.items():
+            if controller:
+                self.write(f"{point}{path}/cgroup.procs", procs)
+            else:
+                self._v2_core(f"{point}{path}", bool(procs), False, procs)
+
     def _accounts(self, made: Cgroup) -> None:
         """What is counted besides memory: a container of four CPUs without a quota that did a little."""
         made.write("pids.current", "5\n")
@@ -295,6 +318,7 @@ class Tree:
             point = self.point(str(relative.parent)) if len(relative.parts) > 1 else self.mounts[""]
             shutil.copytree(directory, self.at(f"{point}/lxc.payload.{name}"))
         self.define(name, lxcpath)
+        self._monitor(f"/lxc.monitor.{name}", f"{made.monitor}\n")
         self.listen(socket_name(f"{lxcpath}/{name}"))
         if proc:
             made.monitor, made.init = 5033, 5038
