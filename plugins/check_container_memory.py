@@ -72,6 +72,8 @@ A threshold is N (alerts at N and above: 943718400, 900M, 1.5GiB, 80% of the lim
         self.kill_levels = plugin.levels(options, NOTHING, "oom-kills")
         if self.kill_levels.use_percent:
             raise Misuse("--oom-kills-warning and -critical count processes; write for example --oom-kills-critical 1")
+        if options.metric == "swap" and self.swap_levels != NOTHING:
+            raise Misuse("--metric swap takes its levels by -w and -c; leave --swap-warning and --swap-critical out")
         self.looks_at_swap = options.metric == "swap" or self.swap_levels != NOTHING
         self.counts_kills = self.kill_levels != NOTHING
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from sensu_lxc import cgroups, inventory, plugin, states
 from sensu_lxc.errors import CannotObserve
-from sensu_lxc.expected import EXPECTABLE, absent, judge
+from sensu_lxc.expected import EXPECTABLE, absent, judge, stray
 from sensu_lxc.findings import Finding, Measure, State
 from sensu_lxc.levels import duration
 
@@ -71,11 +71,12 @@ class CheckContainerState(plugin.ContainerCheck):
 
     def findings(self) -> Iterator[Finding]:
         found = self.inventory()
+        tree = cgroups.Cgroups(self.host, found.running)
         for name in found.missing:
             if inventory.is_pattern(name):
                 yield Finding(State.UNKNOWN, name, "matches no container that can be seen here")
             else:
-                yield absent(name, self.options.lxcpath)
+                yield self._missing(tree, name, found.running)
         for sentence in found.unseen:
             yield Finding(State.UNKNOWN, "", f"stopped containers may be missing here: {sentence}")
         containers = found.containers
@@ -89,11 +90,11 @@ class CheckContainerState(plugin.ContainerCheck):
                     untold += 1
                     yield Finding(State.UNKNOWN, container.label, f"may start with the host: {problem}")
             if found.containers and not containers and not untold:
-                raise CannotObserve(f"none of {len(found.containers)} containers is to start with the host")
-        tree = cgroups.Cgroups(self.host, found.running)
+                words = f"none of {len(found.containers)} containers is to start with the host"
+                yield Finding(State.UNKNOWN, "", words)
         seconds = min(2.0, self.options.timeout * 0.3)
         seen = states.observe(self.host, tree, containers, seconds, found.running)
-        counts, hidden = dict.fromkeys(EXPECTABLE, 0), 0
+        counts = dict.fromkeys(EXPECTABLE, 0)
         told = None
         if self.tells_lives:
             from sensu_lxc.lives import Lives
@@ -105,20 +106,39 @@ class CheckContainerState(plugin.ContainerCheck):
                 yield Finding(State.UNKNOWN, container.label, str(state))
             else:
                 counts[state.name] = counts.get(state.name, 0) + 1
-                finding = judge(container.label, state, self.options.expect, container.defined)
-                hidden += finding.state is State.OK and state.doubt != ""
-                yield finding
+                yield judge(container.label, state, self.options.expect, container.defined)
             if told is not None:
                 lives_on = not isinstance(state, CannotObserve) and state.name not in HAVE_NO_LIFE
                 yield from told.findings(tree, container, lives_on)
         if told is not None:
             yield from told.finish()
-        if hidden:
-            self.note(
-                f"the config of {hidden} can't be read by this user: what runs on in a cgroup named by "
-                "lxc.cgroup.dir.container alone is not seen"
-            )
+        if not (self.options.name or self.options.lxcpath):
+            yield from self._strays(tree, found)
         self.measures = [Measure(name.lower(), count, minimum=0) for name, count in counts.items()]
+
+    def _missing(self, tree: cgroups.Cgroups, name: str, running: set[str]) -> Finding:
+        """A container that was named and is not there may run on all the same, where only its definition is gone."""
+        finding = absent(name, self.options.lxcpath)
+        try:
+            names = {directory.rpartition("/")[2] for directory in running}
+            there = [place for one, place in states.strays(tree, names.__contains__, running) if one == name]
+        except CannotObserve:
+            return finding
+        return stray(name, there[0]) if there else finding
+
+    def _strays(self, tree: cgroups.Cgroups, found: inventory.Inventory) -> Iterator[Finding]:
+        names = {container.name for container in found.containers}
+        names.update(directory.rpartition("/")[2] for directory in found.running)
+        excluded = [inventory.matcher(one) for one in self.options.exclude]
+        try:
+            there = states.strays(
+                tree, lambda name: name in names or any(means(name) for means in excluded), found.running
+            )
+        except CannotObserve as problem:
+            yield Finding(State.UNKNOWN, "", f"whether payloads run on without a definition can't be told: {problem}")
+            return
+        for name, place in there:
+            yield stray(name, place)
 
 
 def _often(text: str) -> Often:

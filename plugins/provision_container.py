@@ -309,10 +309,13 @@ class Provisioning:
         if not owned.find(self.host, self.plan.lxcpath, source).defined:
             raise Refused(f"there is no container {source} in {self.plan.lxcpath} to clone")
         seen = owned.state(self.host, self.plan.lxcpath, source)
+        if seen.name == states.ORPHANED:
+            raise Refused(f"{source} runs on without its monitor, in {seen.detail}: end those processes first")
         if seen.name != "STOPPED":
+            where = f"-n {source} -P {self.plan.lxcpath}"
             raise Refused(
                 f"{source} is {seen.name}, and only a stopped container can be cloned: stop it, or keep a stopped copy "
-                f"of it to clone from (lxc-stop -n {source}; lxc-copy -n {source} -N golden-{source})"
+                f"of it to clone from (lxc-stop {where}; lxc-copy {where} -N golden-{source})"
             )
 
     def _check_made(self) -> None:
@@ -335,7 +338,7 @@ class Provisioning:
     def _bring_up(self) -> None:
         plan = self.plan
         started = False
-        while (seen := owned.state(self.host, plan.lxcpath, plan.name)).name != "RUNNING":
+        while (seen := self._state()).name != "RUNNING":
             if seen.name == "STOPPED":
                 if started:
                     raise CannotAct(f"{plan.name} stopped again right after its start")
@@ -350,7 +353,11 @@ class Provisioning:
             elif seen.name in _PASSING:
                 self._pause(_STEP_SECONDS, f"{plan.name} is still {seen.name} after {self.options.timeout:g} s")
             else:
-                raise Refused(f"{plan.name} is {seen.name}, which serves nobody; lxc-unfreeze -n {plan.name} ends that")
+                where = f"-n {plan.name} -P {plan.lxcpath}"
+                raise Refused(f"{plan.name} is {seen.name}, which serves nobody; lxc-unfreeze {where} ends that")
+
+    def _state(self) -> states.State:
+        return owned.state(self.host, self.plan.lxcpath, self.plan.name, self.deadline - monotonic())
 
     def _start(self) -> None:
         plan = self.plan

@@ -272,7 +272,7 @@ class Cgroups:
         return [
             (name, place)
             for name, places in self._by_name(hierarchy.point).exact.items()
-            if not (known(name) or known(_twin(name)))
+            if not (known(name) or (_twin(name) and known(_twin(name))))
             for place in places
             if self.is_populated(place, hierarchy) and not self._is_nested(place)
         ]
@@ -468,6 +468,30 @@ class Cgroups:
                 except (NotThere, NotAllowed):
                     continue
 
+    def inits_elsewhere(self, hierarchy: Hierarchy) -> list[str]:
+        """The cgroups, none of LXC's own names, of processes that are pid 1 one pid namespace below ours.
+
+        Raises CannotObserve where other users' processes are hidden.
+        """
+        try:
+            self._host.value("/proc/1/status")
+        except (NotThere, NotAllowed):
+            raise CannotObserve("the processes of others are hidden (hidepid)") from None
+        found = []
+        controller = hierarchy.controller if hierarchy.version == 1 else ""
+        for pid, status in self._processes():
+            pids = _status_field(status, b"NSpid")
+            if len(pids) == 2 and pids[1] == b"1":
+                path = f"/proc/{pid}/cgroup"
+                try:
+                    where = cgroup.memberships(self._host.read(path), path).get(controller, "/")
+                except NotThere:
+                    continue
+                parts = where.split("/")
+                if not any(part.startswith(_OURS[0]) for part in parts) and not {"lxc", "lxc.payload"} & {*parts[:-1]}:
+                    found.append(self._below(hierarchy, where))
+        return found
+
     def monitors(self) -> dict[str, int]:
         """{LXCPATH/NAME: pid} by the title that LXC gives its monitors, where /proc shows other users' processes.
 
@@ -570,7 +594,12 @@ class Cgroups:
         if hierarchy is None or hierarchy.version == 1:
             return memory
         directory = self.directory(container, hierarchy, surely)
-        swap = self._number(f"{directory}/memory.swap.current")
+        try:
+            swap = self._number(f"{directory}/memory.swap.current")
+        except NotThere:
+            if self._host.has(f"{directory}/memory.current"):  # the kernel does not count it
+                return memory
+            raise
         limit = self._least_limit(directory, hierarchy, "memory.swap.max")
         return memory._replace(swap_bytes=swap, swap_limit_bytes=limit)
 

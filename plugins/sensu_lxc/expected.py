@@ -23,6 +23,16 @@ def absent(name: str, lxcpaths: Sequence[str] = ()) -> Finding:
     return Finding(State.CRITICAL, name, words)
 
 
+def stray(name: str, place: str) -> Finding:
+    """Processes in a cgroup that LXC made for a container of that name, which nothing else here knows of."""
+    return Finding(
+        State.CRITICAL,
+        name,
+        f"no lxcpath here defines it and no monitor runs for it, but its processes run on in {place}: end them, or "
+        "name its lxcpath with -P",
+    )
+
+
 def judge(label: str, state: states.State, expected: str, defined: bool | None = True) -> Finding:
     """What a state means where another one may be expected.
 
@@ -51,7 +61,7 @@ def judge(label: str, state: states.State, expected: str, defined: bool | None =
         unsure = ", if it exists: its definition can't be read by this user"
         if expected != "RUNNING":
             return Finding(State.UNKNOWN, label, f"STOPPED{unsure}")
-    if expected == "STOPPED" and state.doubt not in ("", states.HIDDEN):
+    if expected == "STOPPED" and state.doubt:
         return Finding(State.UNKNOWN, label, f"STOPPED as far as this user can tell, but {state.doubt}; run as root")
     if state.name == expected:
         return Finding(State.OK, label, f"{state.name}{detail}")

@@ -98,7 +98,7 @@ def take(
         by_hash = {net_unix.socket_name(directory)[: -len("/command")]: directory for directory in defined}
         running.update(by_hash[one] for one in hashed if one in by_hash)
         unknown = len([one for one in hashed if one not in by_hash])
-        if unknown and not names and not lxcpaths:
+        if unknown and not lxcpaths and not any(directory.rpartition("/")[2] in names for directory in defined):
             unseen.append(
                 f"{unknown} containers run in an lxcpath too long for their sockets to tell it; name it with -P"
             )
@@ -183,10 +183,15 @@ def default_lxcpaths(host: Host, unseen: list[str]) -> list[str]:
         except NotAllowed:
             others.append(path)
     try:
-        if host.has(first) or not others:
-            others.insert(0, first)
+        is_there = host.has(host.real(first))
     except NotAllowed:
+        is_there = True
+    if is_there or not others:
         others.insert(0, first)
+    if not is_there and "lxc.lxcpath" in configured:
+        unseen.append(
+            f"{host.root}{first} is not there, where /etc/lxc/lxc.conf says the containers are; is it mounted?"
+        )
     return others
 
 
@@ -255,7 +260,8 @@ def _list_definitions(
             continue
         directory = f"{lxcpath}/{name}"
         # What runs in a directory of that name needs no look into it.
-        if directory in running or lxcpath in LXD_PATHS or _is_defined(host, lxcpath, name):
+        is_lxds = lxcpath in LXD_PATHS and not host.is_file(directory)
+        if directory in running or is_lxds or (lxcpath not in LXD_PATHS and _is_defined(host, lxcpath, name)):
             defined[directory] = True
 
 
@@ -317,7 +323,7 @@ def starts_with_host(host: Host, container: Container) -> bool:
             return lxc_config.proxmox_onboot(host.read(f"{_PROXMOX}/{container.name}.conf"))
         except NotThere:
             pass
-    return config(host, container).get("lxc.start.auto") == "1"
+    return lxc_config.is_one(config(host, container).get("lxc.start.auto", ""))
 
 
 def config(host: Host, container: Container) -> dict[str, str]:
@@ -331,14 +337,21 @@ def _read_config(host: Host, path: str, found: dict[str, str], read: list[str]) 
     read.append(path)
     if len(read) > _INCLUDES_AT_MOST:
         raise CannotObserve(f"{read[0]} includes more than {_INCLUDES_AT_MOST} files")
-    for key, value in lxc_config.settings(host.read(path)):
+    raw = host.read(path)
+    settings = lxc_config.settings(raw)
+    if not settings and len(read) == 1:
+        raise CannotObserve(f"{path} holds no setting of LXC; is it cut off, or no container's config?")
+    for key, value in settings:
         if key != "lxc.include":
             found[key] = value
             continue
         if not value.startswith("/"):
             raise CannotObserve(f"{path} includes {ascii(value)}, which is no absolute path")
         for included in _included(host, value):
-            _read_config(host, included, found, read)
+            try:
+                _read_config(host, included, found, read)
+            except NotThere as problem:  # of which LXC would say that the whole is no config
+                raise CannotObserve(f"{path} includes what is not there: {problem}") from None
 
 
 def _included(host: Host, path: str) -> list[str]:

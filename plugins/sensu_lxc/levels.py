@@ -147,6 +147,8 @@ def threshold(text: str) -> Threshold:
     alone = not colon and not inside
     low, low_kind = (None, "") if alone or low_text == "~" else _bound(low_text or "0", text)
     high, high_kind = _bound(high_text, text) if high_text else (None, "")
+    if "%" in (low_kind, high_kind) and not inside and not alone and not low and high is not None and high >= 100:
+        raise ArgumentTypeError(f"{_quoted(text)} alerts above 100%, which is never reached; {_SIZE_HELP}")
     if not inside and high is None and not low:
         raise ArgumentTypeError(f"{_quoted(text)} would never alert; {_SIZE_HELP}")
     if high is not None and low_kind != high_kind and (low_kind or low):  # a bare 0 is 0 of either kind

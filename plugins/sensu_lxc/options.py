@@ -51,12 +51,18 @@ class StrictParser(argparse.ArgumentParser):
     """argparse, but a misspelt, shortened, repeated or left-over option is said, with one line rather than a usage."""
 
     def __init__(self, description: str, example: str) -> None:
-        super().__init__(
-            description=description,
-            epilog=f"Example:\n{example}",
-            formatter_class=_Formatter,
-            allow_abbrev=False,
-        )
+        try:
+            super().__init__(
+                description=description,
+                epilog=f"Example:\n{example}",
+                formatter_class=_Formatter,
+                allow_abbrev=False,
+            )
+        except TypeError:  # that of PyPI, of Python 2.7, which sensu-plugin brings along
+            raise Misuse(
+                f"{argparse.__file__} hides Python's own argparse, and is an old one; put a virtual environment's bin/ "
+                "first on PATH rather than its site-packages on PYTHONPATH"
+            ) from None
         self.register("action", None, _Once)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:

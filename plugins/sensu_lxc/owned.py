@@ -33,21 +33,28 @@ class CannotAct(Exception):
 
 
 def find(host: Host, lxcpath: str, name: str) -> Container:
-    """The container of that name, defined or not."""
-    found: list[Container] = inventory.take(host, [name], (), [lxcpath]).containers
-    for container in found:
-        if container.directory == f"{lxcpath}/{name}":
-            return container
-    return Container(name, lxcpath, False, False, name)
+    """The container of that name, defined or not. It may run under another spelling of the lxcpath."""
+    return _look(host, lxcpath, name)[0]
 
 
-def state(host: Host, lxcpath: str, name: str) -> states.State:
-    """Its state now, "STOPPED" also where it does not exist. Raises CannotObserve."""
-    container = find(host, lxcpath, name)
-    seen = states.observe(host, Cgroups(host), [container], _MONITOR_SECONDS)[container.directory]
+def state(host: Host, lxcpath: str, name: str, seconds: float = _MONITOR_SECONDS) -> states.State:
+    """Its state now, "STOPPED" also where it does not exist; its monitor has so many seconds to say it.
+
+    Raises CannotObserve.
+    """
+    container, running = _look(host, lxcpath, name)
+    seconds = max(0.1, min(seconds, _MONITOR_SECONDS))
+    seen = states.observe(host, Cgroups(host, running), [container], seconds, running)[container.directory]
     if isinstance(seen, CannotObserve):
         raise seen
     return seen
+
+
+def _look(host: Host, lxcpath: str, name: str) -> tuple[Container, set[str]]:
+    """(the container, LXCPATH/NAME of all that run, so that it is not taken for one of them)."""
+    found = inventory.take(host, [name], (), [lxcpath])
+    known: Container = next(iter(found.containers), Container(name, lxcpath, False, False, name))
+    return known, found.running
 
 
 def record(host: Host, directory: str) -> Record | None:

@@ -52,9 +52,13 @@ def observe(
     found: dict[str, State | CannotObserve] = {}
     stopped = [container for container in containers if not container.has_monitor]
     all_running = all_running or [container.directory for container in running]
+    stopped_monitors = set() if host.is_this_one else _stopped_monitors(tree)
     for container in running:
         reply = replies.get(container.address)
         try:
+            if container.directory in stopped_monitors:
+                found[container.directory] = State(UNRESPONSIVE, _why_unresponsive(tree, container))
+                continue
             state = _running(tree, container, reply)
             beside = "" if state.name == UNRESPONSIVE else _beside(tree, container, all_running)
             found[container.directory] = state._replace(beside=beside) if beside else state
@@ -70,6 +74,21 @@ def observe(
             found[container.directory] = _stopped(host, tree, container, all_running)
         except CannotObserve as problem:
             found[container.directory] = problem
+    return found
+
+
+def _stopped_monitors(tree: Cgroups) -> set[str]:
+    """Those of a mounted host, whose sockets are not ours to ask, that a signal has stopped."""
+    found = set()
+    try:
+        for directory, pid in tree.monitors().items():
+            try:
+                if tree.process_state(pid) in "Tt":
+                    found.add(directory)
+            except CannotObserve:
+                continue
+    except CannotObserve:
+        pass
     return found
 
 
@@ -123,7 +142,7 @@ def _beside(tree: Cgroups, container: Container, running: Collection[str]) -> st
     return next(iter(_unclaimed(tree, tree.beside(container, hierarchy), hierarchy, running)), "")
 
 
-def strays(host: Host, tree: Cgroups, known: Callable[[str], bool], running: Collection[str]) -> list[tuple[str, str]]:
+def strays(tree: Cgroups, known: Callable[[str], bool], running: Collection[str]) -> list[tuple[str, str]]:
     """(name, cgroup) of payloads that run on with neither a monitor nor a definition that tells whose they are."""
     hierarchy = tree.payload_hierarchy()
     found = tree.strays(known, hierarchy)
@@ -188,7 +207,17 @@ def _doubt(tree: Cgroups, container: Container, running: Collection[str]) -> str
         places = _unclaimed(tree, tree.populated_of_path(container.name, hierarchy), hierarchy, running)
         if places:
             return f"processes run in {places[0]}, which may be its own: {HIDDEN}"
-    return HIDDEN
+    hierarchy = tree.payload_hierarchy()
+    try:
+        # A payload has an init of its own, wherever its cgroup is: that of nobody else may be its.
+        inits = tree.inits_elsewhere(hierarchy)
+        claimed = {tree.directory(inventory.running_container(one), hierarchy) for one in running} if inits else ()
+    except CannotObserve as problem:
+        return f"{HIDDEN}, and {problem}"
+    for place in inits:
+        if not any(f"{place}/".startswith(f"{own}/") for own in claimed):
+            return f"a container runs in {place}, which may be its own: {HIDDEN}"
+    return ""
 
 
 def _unclaimed(tree: Cgroups, places: list[str], hierarchy: Hierarchy, running: Collection[str]) -> list[str]:

@@ -10,8 +10,10 @@ from sensu_lxc.findings import State
 from sensu_lxc.states import ORPHANED, UNRESPONSIVE
 from sensu_lxc.states import State as Seen
 
-from tests.plugins.running import Output
+from tests.plugins.running import Output, run
 from tests.plugins.trees import LXC, Tree
+
+SCRIPT = "check_container_state.py"
 
 Run = Callable[..., Output]
 
@@ -161,3 +163,53 @@ class TestAutostart:
     def test_lxd_without_its_daemon(self, tree: Tree, state: Run) -> None:
         tree.lxd("web")
         assert state(tree, "--autostart-only").well_formed().status == 3
+
+
+# What nothing defines any more, and what can't be read
+
+
+def test_what_runs_on_without_monitor_and_definition(any_tree: Tree) -> None:
+    any_tree.container("web")
+    any_tree.container("gone", socket=False, config=None)
+    done = run(SCRIPT, any_tree).well_formed()
+    assert (done.status, "gone: no lxcpath here defines it and no monitor runs for it" in done.first) == (2, True)
+    assert run(SCRIPT, any_tree, "--exclude", "gone").status == 0
+    named = run(SCRIPT, any_tree, "-n", "gone").well_formed()
+    assert (named.status, "its processes run on in" in named.first) == (2, True)
+    assert run(SCRIPT, any_tree, "-n", "web").status == 0
+
+
+@pytest.mark.parametrize("config", ["", "\0\1garbage", "rootfs\n", "lxc.include = /gone.conf\n"])
+def test_a_config_that_is_none_hides_no_orphan(any_tree: Tree, config: str) -> None:
+    web = any_tree.container("web", family="limit+inner", socket=False)
+    (web.definition / "config").write_text(config)
+    done = run(SCRIPT, any_tree, "--expect", "STOPPED").well_formed()
+    assert done.status == 3, done.out
+    any_tree.container("db")
+    assert run(SCRIPT, any_tree, "--autostart-only").status == 3
+
+
+@pytest.mark.parametrize("value, starts", [("1", True), ("01", True), ("+1", True), ("0x1", True), ("0", False)])
+def test_autostart_as_lxc_reads_numbers(tree: Tree, value: str, starts: bool) -> None:
+    tree.container("web", config="lxc.start.auto = 1\n")
+    tree.container("off", running=False, config=f"lxc.start.auto = {value}\n")
+    assert run(SCRIPT, tree, "--autostart-only").status == (2 if starts else 0)
+
+
+def test_a_missing_name_is_said_beside_what_does_not_start_with_the_host(tree: Tree) -> None:
+    tree.container("web")
+    done = run(SCRIPT, tree, "-n", "web,gone", "--autostart-only").well_formed()
+    assert (done.status, "gone: does not exist" in done.first) == (2, True), done.out
+
+
+def test_an_lxcpath_that_is_not_mounted(tree: Tree) -> None:
+    tree.write("/etc/lxc/lxc.conf", "lxc.lxcpath = /srv/lxc\n")
+    tree.lxd("one")
+    done = run(SCRIPT, tree).well_formed()
+    assert (done.status, "/srv/lxc is not there" in done.first) == (3, True), done.out
+
+
+def test_a_file_among_lxds_containers_is_none(tree: Tree) -> None:
+    tree.lxd("one")
+    tree.write("/var/lib/lxd/containers/lxc-monitord.log", "x")
+    assert run(SCRIPT, tree).status == 0

@@ -67,6 +67,8 @@ MISUSE_OF_MEMORY = {
     "warning above critical": ["-w", "90%", "-c", "80%"],
     "warning above critical in bytes": ["-w", "2G", "-e", "1G"],
     "mixed range": ["-c", "10%:20M"],
+    "above all": ["-c", "~:100%"],
+    "swap twice": ["--metric", "swap", "-w", "50%", "--swap-warning", "60%"],
     "zero percent to a size": ["-c", "0%:900M"],
     "absurd number": ["-c", "9" * 5000],
     "number that is no UTF-8": ["-c", "\udcff"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from sensu_lxc.errors import CannotObserve, NotThere
 from sensu_lxc.host import Host
 from sensu_lxc.monitor import Reply
 
-from tests.plugins.trees import FAMILIES, LXC, Tree
+from tests.plugins.trees import FAMILIES, LXC, Cgroup, Tree
 
 
 def look(tree: Tree, host: Host | None = None) -> dict[str, Any]:
@@ -295,3 +296,75 @@ def test_the_same_name_in_two_lxcpaths_is_no_orphan(any_tree: Tree) -> None:
     any_tree.container("web")
     any_tree.container("web", "/srv/lxc", suffix="-1")
     assert {state.beside for state in look(any_tree).values()} == {""}
+
+
+# An orphan beside the one that runs, wherever the config was changed to in between
+
+
+@pytest.mark.parametrize("then", ["lxc.payload.", "dir", "pattern"])
+@pytest.mark.parametrize("now", ["lxc.payload.", "dir", "pattern"])
+def test_an_orphan_beside_the_one_whose_place_changed(any_tree: Tree, then: str, now: str) -> None:
+    suffix = "-1" if then == now else ""
+    any_tree.container("web", family=then, socket=False)
+    any_tree.container("web", family=now, suffix=suffix)
+    any_tree.container("db")
+    found = look(any_tree)
+    assert found["web"].beside, found
+    assert not found["db"].beside
+
+
+def test_an_orphan_with_a_number_beside_one_with_another(any_tree: Tree) -> None:
+    any_tree.stale("web")
+    any_tree.container("web", suffix="-1", socket=False)
+    any_tree.container("web", suffix="-2")
+    assert look(any_tree)["web"].beside.endswith("/lxc.payload.web-1")
+
+
+@pytest.mark.parametrize("family", ["proxmox", "limit+inner"])
+def test_frozen_where_its_init_sits_below_its_own_cgroup(any_tree: Tree, family: str) -> None:
+    web = any_tree.container("web", family=family)
+    inner = Cgroup(any_tree, web.path + FAMILIES[family][1])
+    if "freezer" in any_tree.mounts:
+        inner.write("freezer.state", "FROZEN\n")
+    else:
+        inner.write("cgroup.events", "populated 1\nfrozen 1\n")
+    assert names(any_tree) == {"web": "FROZEN"}
+
+
+def test_one_that_can_not_be_frozen_whole_is_not_running(any_tree: Tree) -> None:
+    if "freezer" not in any_tree.mounts:
+        pytest.skip("v2 knows no FREEZING")
+    any_tree.container("web").write("freezer.state", "FREEZING\n")
+    assert names(any_tree) == {"web": "FROZEN"}
+
+
+def test_a_monitor_of_a_mounted_host_that_a_signal_stopped(any_tree: Tree) -> None:
+    web = any_tree.container("web")
+    stat = any_tree.at(f"/proc/{web.monitor}/stat")
+    stat.write_text(stat.read_text().replace(") S ", ") T "))
+    found = look(any_tree)["web"]
+    assert (found.name, "stopped by a signal" in found.detail) == (states.UNRESPONSIVE, True)
+
+
+def test_a_monitor_whose_socket_is_not_seen_from_here(any_tree: Tree) -> None:
+    web = any_tree.container("web")
+    any_tree.stop_listening(f"{web.lxcpath}/web/command")
+    found = look(any_tree)["web"]
+    assert isinstance(found, CannotObserve) and "network namespace" in str(found)
+
+
+def test_whoever_can_not_prove_it_claims_nothing(any_tree: Tree) -> None:
+    """Anybody may listen on a socket of the orphan's name in an lxcpath of his own."""
+    any_tree.container("web", socket=False)
+    any_tree.listen("/tmp/mine/web/command")
+    found = {label: found for label, found in look(any_tree).items() if "/tmp" not in label}
+    (orphan,) = found.values()
+    assert isinstance(orphan, CannotObserve) or orphan.name == states.ORPHANED
+
+
+def test_an_empty_mount_point_shows_no_cgroups(tree: Tree) -> None:
+    tree.container("web", socket=False)
+    shutil.rmtree(tree.at("/sys/fs/cgroup"))
+    tree.at("/sys/fs/cgroup").mkdir()
+    found = look(tree)["web"]
+    assert isinstance(found, CannotObserve) and "shows no cgroups; mount it with" in str(found)

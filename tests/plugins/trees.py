@@ -120,6 +120,7 @@ class Tree:
         self.write("/proc/uptime", "1000.00 1900.00\n")
         self.write("/proc/sys/kernel/random/boot_id", "0c1f5a0e-1b2c-4d3e-8f90-123456789abc\n")
         self.write("/sys/devices/system/cpu/online", "0-3\n")
+        self.write("/proc/1/status", "Name:\tsystemd\nPid:\t1\nPPid:\t0\nUid:\t0\t0\t0\t0\nNSpid:\t1\n")
         self._write_sockets()
         for point in self.mounts.values():
             self.at(point).mkdir(parents=True)

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 
 def settings(raw: bytes) -> list[tuple[str, str]]:
-    """(key, value) in the order of the file, where the later one counts; comments and other lines are passed over."""
+    """(key, value) in the order of the file, where the later one counts. Other keys than LXC's are passed over."""
     found = []
     for line in raw.decode("utf-8", "surrogateescape").rstrip("\n").split("\n"):
         key, equals, value = line.partition("=")
-        if equals and not key.lstrip().startswith("#"):
+        if equals and key.lstrip().startswith("lxc."):
             found.append((key.strip(), value.strip().strip("\"'")))
     return found
+
+
+def is_one(value: str) -> bool:
+    """Whether a number of a config is 1, in any of the ways that strtoul(3) takes: 1, +1, 01, 0x1."""
+    digits = value.strip().removeprefix("+").lower()
+    return (digits.removeprefix("0x") if digits.startswith("0x") else digits).lstrip("0") == "1"
 
 
 def proxmox_onboot(raw: bytes) -> bool:
