@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from time import monotonic, time
 
@@ -16,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from sensu_lxc.cgroups import Cgroups, Memory
+    from sensu_lxc.cgroups import Cgroups, Hierarchy, Memory
     from sensu_lxc.host import Host
     from sensu_lxc.inventory import Container, Inventory
     from sensu_lxc.metrics import Sample
@@ -241,19 +242,65 @@ lxc.container.NAME.METRIC[.ITEM], opentsdb lxc.container.METRIC with tags:
 
 
 class _Tree(cgroups.Cgroups):
-    """Nothing here is compared with an earlier run, so nobody asks whose life it was."""
+    """Looks at one container after the other, at each for a moment, so that every file is read once.
+
+    Nothing here is compared with an earlier run, so nobody asks whose life it was.
+    """
 
     def __init__(self, host: Host, running: Iterable[str]) -> None:
         super().__init__(host, running)
-        self._inits: dict[Container, int] = {}
+        self._look_at(None)
+
+    def _look_at(self, container: Container | None) -> None:
+        self._container = container
+        self._places: dict[str, str] = {}
+        self._pids: dict[str, bytes] = {}
+        self._init: int | CannotObserve | None = None
+        self._path: str | None = None
 
     def life(self, directory: str) -> int:
         return 0
 
+    def directory(self, container: Container, hierarchy: Hierarchy, surely: bool = False) -> str:
+        if container is not self._container or surely:
+            self._look_at(container)
+        point: str = hierarchy.point
+        if point not in self._places:
+            payloads = self.payload_hierarchy()
+            if self._path is None and point != payloads.point:
+                self._path = self._path_of_init(container, payloads)
+            if self._path and hierarchy.root == "/":
+                self._places[point] = point + self._path
+            else:
+                self._places[point] = super().directory(container, hierarchy, surely)
+        return self._places[point]
+
+    def _path_of_init(self, container: Container, hierarchy: Hierarchy) -> str:
+        """The container's path where it is the same in all hierarchies, as its init tells; else ""."""
+        path = self.directory(container, hierarchy)[len(hierarchy.point) :]
+        try:
+            raw = self._host.value(f"/proc/{self.init_pid(container)}/cgroup")
+        except CannotObserve:
+            return ""
+        own = path.encode("utf-8", "surrogateescape")
+        where = {line.split(b":", 2)[-1] for line in raw[:-1].split(b"\n")}
+        return path if all(one == own or one.startswith(own + b"/") for one in where) else ""
+
+    def _processes_in(self, directory: str) -> bytes:
+        if directory not in self._pids:
+            self._pids[directory] = super()._processes_in(directory)
+        return self._pids[directory]
+
     def init_pid(self, container: Container) -> int:
-        if container not in self._inits:
-            self._inits[container] = super().init_pid(container)
-        return self._inits[container]
+        if self._init is None or container is not self._container:
+            self.directory(container, self.payload_hierarchy())
+            try:
+                self._init = super().init_pid(container)
+            except CannotObserve as problem:
+                self._init = problem
+        if isinstance(self._init, CannotObserve):
+            raise self._init
+        return self._init
 
 
 class Look:
@@ -289,7 +336,7 @@ class Look:
     def _limits_of(self, host: Host, tree: Cgroups, container: Container) -> tuple[Memory, float]:
         """What was read of the container itself already."""
         try:
-            return self._memories[container.directory], self._cores[container.directory]
+            return self._memories[container.label], self._cores[container.label]
         except KeyError:
             raise CannotObserve("its memory or its CPU time could not be read") from None
 
@@ -300,7 +347,7 @@ class Look:
         if not container.has_monitor:
             return False, samples, problems
         for group, look in GROUPS.items():
-            if container.is_own and group == "uptime":  # lxcfs has a /proc/uptime of its own
+            if group == "uptime" and container.is_own:  # lxcfs has a /proc/uptime of its own
                 continue
             try:
                 samples += look(self, container)
@@ -322,7 +369,7 @@ class Look:
 
     def cpu(self, container: Container) -> list[Sample]:
         cpu, label = accounting.cpu(self.host, self.tree, container), container.label
-        self._cores[container.directory] = cpu.cores
+        self._cores[label] = cpu.cores
         found: list[Sample] = [(CPU_USED, label, "", cpu.used_ns / 1e9), (CPU_CORES, label, "", cpu.cores)]
         if cpu.periods or cpu.quota_cores is not None:
             found += [
@@ -334,7 +381,7 @@ class Look:
 
     def memory(self, container: Container) -> list[Sample]:
         memory, label = self.tree.memory(container), container.label
-        self._memories[container.directory] = memory
+        self._memories[label] = memory
         found: list[Sample] = [
             (MEMORY_USED, label, "", memory.used_bytes),
             (WORKING_SET, label, "", memory.working_set_bytes),
@@ -447,6 +494,7 @@ def replace(path: str, content: str) -> None:
 
 def main() -> None:
     """The console script."""
+    gc.disable()  # a run makes no cycles worth a search through all that a thousand containers gave
     MetricsContainer.main()
 
 

@@ -99,7 +99,7 @@ class Cgroups:
         # {(LXCPATH/NAME, mounted cgroup): (mount points below which it was found alive, its path below them)}
         self._found: dict[tuple[str, str], tuple[set[str], str]] = {}
         # What is true of the host for all of a run, by the file that said it.
-        self.once: dict[str, int] = {}
+        self.once: dict[str, Any] = {}
         self._ask_budget = _ASK_SECONDS
         self._walked: dict[str, tuple[Places, Places, Places]] = {}
         self._files: set[str] = set()
@@ -152,6 +152,7 @@ class Cgroups:
         self._found.clear()
         self._names.clear()
         self._limits.clear()
+        self.once.clear()
 
     def _find(self, container: Container, hierarchy: Hierarchy, surely: bool) -> str:
         place = None if surely else self._place(container, hierarchy)
@@ -335,9 +336,13 @@ class Cgroups:
                 if populated is None:
                     raise CannotObserve(f"{path} does not tell whether processes are in it: it lacks populated")
                 return populated == 1
-            return self._host.value(f"{directory}/cgroup.procs") != b""
+            return self._processes_in(directory) != b""
         except NotThere:
             return False
+
+    def _processes_in(self, directory: str) -> bytes:
+        """The pids in a cgroup, one a line: at least the first _INIT_AMONG, as a page of them is read at once."""
+        return self._host.value(f"{directory}/cgroup.procs")
 
     def is_populated(self, directory: str, hierarchy: Hierarchy) -> bool:
         """Whether processes are in it or below it: at the top of a nested systemd there are none."""
@@ -572,7 +577,7 @@ class Cgroups:
         hidden = None
         for inner in ("", "/init.scope", "/ns", "/ns/init.scope"):  # a nested systemd, Proxmox, both
             try:
-                pids = self._host.read(f"{place}{inner}/cgroup.procs").split()
+                pids = self._processes_in(place + inner).split(None, _INIT_AMONG)
             except NotThere:
                 continue
             for pid in pids[:_INIT_AMONG]:
@@ -635,14 +640,13 @@ class Cgroups:
             path = f"{directory}/cgroup.events"
             try:
                 raw = self._host.value(path)
-                if raw == _LIVE:
-                    return 0
-                populated, frozen = cgroup.counts(raw, path, b"populated", b"frozen")
+                populated, frozen = (1, 0) if raw == _LIVE else cgroup.counts(raw, path, b"populated", b"frozen")
             except NotThere:
                 if directory != place:
                     raise
                 continue
             if populated == 1:
+                self._found[container.directory, hierarchy.root] = {hierarchy.point}, directory[len(hierarchy.point) :]
                 return frozen
         raise NotThere(f"{path} says that no process is in the container's cgroup")
 
@@ -676,7 +680,5 @@ def _twin(name: str) -> str:
 
 
 def _status_field(status: bytes, key: bytes) -> list[bytes]:
-    for line in status.splitlines():
-        if line.startswith(key + b":"):
-            return line.split()[1:]
-    return []
+    start = status.find(b"\n" + key + b":") + 1
+    return status[start:].split(b"\n", 1)[0].split()[1:] if start else []

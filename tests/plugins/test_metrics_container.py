@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
-from metrics_container import CATALOGUE
+from metrics_container import CATALOGUE, MetricsContainer
 from prometheus_client.parser import text_string_to_metric_families
+from sensu_lxc import host
+from sensu_lxc.findings import State, worst
 
 from tests.plugins.running import PLUGINS, Output, command, run
 from tests.plugins.test_network import HEADING
@@ -40,6 +42,12 @@ def whole(tree: Tree, name: str, **how: object) -> Container:
     tree.write("/proc/loadavg", "1.50 2.50 3.50 2/345 6789\n")
     tree.write("/proc/1/net/dev", HEADING + lo)
     return made
+
+
+def with_monitor(tree: Tree, name: str) -> Container:
+    """Beside it the cgroup of its monitor, by which its name alone tells where its own is."""
+    tree.cgroup(f"/lxc.monitor.{name}", usage=0, limit=None)
+    return whole(tree, name)
 
 
 def metrics(tree: Tree | None, *arguments: str) -> Output:
@@ -111,6 +119,40 @@ def test_all_that_a_container_uses(any_tree: Tree) -> None:
     assert found["scrape.unavailable_containers.pressure"] == ("" not in any_tree.mounts)
     assert {found[f"scrape.{one}"] for one in ("containers", "running_containers")} == {1}
     assert found["scrape.failed_containers"] == 0
+
+
+def test_each_file_of_a_container_is_read_once(any_tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opening costs more than all else; and on v1 its init tells for all hierarchies at once that it lives there."""
+    made = with_monitor(any_tree, "web")
+    opened: list[str] = []
+    open_ = os.open
+
+    def note(path: str, *how: int, **more: int) -> int:
+        opened.append(str(path))
+        return open_(path, *how, **more)
+
+    monkeypatch.setattr(os, "open", note)
+    monkeypatch.setattr(host, "_open", note)
+    assert worst(MetricsContainer(["--root", str(any_tree.root)]).findings()) == State.OK
+    own = [path for path in opened if made.path in path or f"/proc/{made.init}/" in path]
+    assert len(own) > 15
+    assert len(set(own)) == len(own)
+    if any_tree.layout != "v2":
+        assert len([path for path in own if path.endswith("cgroup.procs")]) == 1
+        assert not any("throttle." in path and path.endswith("_device") for path in own), "nothing is counted anyway"
+
+
+@pytest.mark.parametrize("where", [None, "5:pids:/elsewhere\n0::/\n", "", "nonsense"])
+def test_where_init_does_not_tell_each_hierarchy_does(any_tree: Tree, where: str | None) -> None:
+    made = with_monitor(any_tree, "web")
+    told = of("web", numbers(any_tree))
+    path = f"/proc/{made.init}/cgroup"
+    if where is None:
+        any_tree.at(path).unlink()
+    else:
+        any_tree.write(path, where)
+    now = of("web", numbers(any_tree))
+    assert (set(now), now["tasks"]) == (set(told), told["tasks"])
 
 
 def test_a_quota_and_a_device_with_a_name(tree: Tree) -> None:
