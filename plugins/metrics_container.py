@@ -15,7 +15,7 @@ from sensu_lxc.options import Misuse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from sensu_lxc.cgroups import Cgroups, Hierarchy, Memory
     from sensu_lxc.host import Host
@@ -31,11 +31,12 @@ def _metrics(subject: str, kind: str, label: str = "", **helps: str) -> list[Met
     return made
 
 
-UP, FROZEN = _metrics(
+UP, FROZEN, ORPHANED = _metrics(
     "container",
     GAUGE,
-    up="1 where its monitor lives, 0 where it is stopped",
+    up="1 where its monitor lives; 0 where it is stopped, or only orphaned processes of it run on",
     frozen="1 where it is frozen, by LXC or from outside",
+    orphaned="1 where processes of it run on without their monitor, also beside those of its next life",
 )
 CPU_CORES, MEMORY_USED, WORKING_SET, MEMORY_USAGE, CACHE, MEMORY_LIMIT, SWAP_USED, SWAP_LIMIT, TASKS, TASKS_LIMIT = (
     _metrics(
@@ -118,6 +119,15 @@ HOST = _metrics(
     load5="Load average of five minutes",
     defined_containers="Containers that are defined, where all can be seen",
 )
+HOST_DISK = _metrics(
+    "host",
+    GAUGE,
+    "lxcpath",
+    disk_used_bytes="Written to the filesystem on which new containers of an lxcpath come to lie",
+    disk_available_bytes="What may still be written to it",
+    disk_used_inodes="Inodes used of it",
+    disk_available_inodes="Inodes left of it",
+)
 SEEN, RUNNING, FAILED, DURATION = _metrics(
     "scrape",
     GAUGE,
@@ -130,7 +140,7 @@ SEEN, RUNNING, FAILED, DURATION = _metrics(
     "scrape",
     GAUGE,
     "group",
-    unavailable_containers="Running ones of which this group of metrics could not be read",
+    unavailable_containers="Those of which this group of metrics could not be read",
 )
 
 
@@ -139,7 +149,8 @@ class MetricsContainer(plugin.ContainerCheck):
 
     What a container has not (a limit), the kernel does not count or this user may not see is left out, never 0;
     scrape_unavailable_containers counts it, and -v says why on stderr. Ends with 0 and prints nothing but metrics, or
-    with 3 and one line where nothing could be measured.
+    with 3 and one line where nothing could be measured. Monitors are not asked, so a hung one looks as if it were well:
+    check_container_state tells.
     """
 
     example = """\
@@ -189,26 +200,38 @@ lxc.container.NAME.METRIC[.ITEM], opentsdb lxc.container.METRIC with tags:
             look = Look(self.host, _Tree(self.host, found.running))
         self.left_out = [f"{name}: no such container here" for name in found.missing]
         self.samples: list[Sample] = []
-        unavailable = dict.fromkeys(GROUPS, 0)
+        unavailable = dict.fromkeys((*GROUPS, "orphaned"), 0)
         running = failed = 0
         for container in found.containers:
             up, samples, problems = look.at(container)
+            about = [(UP, container.label, "", int(up))]
+            if not container.is_own:  # from inside nobody sees them
+                try:
+                    about.append((ORPHANED, container.label, "", int(look.is_orphaned(container, up, found.running))))
+                except CannotObserve as problem:
+                    problems["orphaned"] = problem
             self.left_out += [f"{container.label}: no {group}: {problem}" for group, problem in problems.items()]
             if up:
                 running += 1
                 failed += not samples
-                for group in problems:
-                    unavailable[group] += 1
-            self.samples.append((UP, container.label, "", int(up)))
+            for group in problems:
+                unavailable[group] += 1
+            self.samples += about
             self.samples += samples
-        look.close()
         if failed == len(found.containers):
+            look.close()
             raise CannotObserve(f"nothing could be measured: {'; '.join(self.left_out)}")
         if not (self.options.inside or self.options.name or self.options.exclude or self.options.lxcpath):
             try:
                 self.samples += look.host_as_a_whole(found)
             except CannotObserve as problem:
                 self.left_out.append(f"nothing of the host: {problem}")
+            for lxcpath in inventory.default_lxcpaths(self.host, []):
+                try:
+                    self.samples += look.lxcpath(lxcpath)
+                except CannotObserve as problem:
+                    self.left_out.append(f"nothing of the disk of {lxcpath}: {problem}")
+        look.close()
         self.samples += [(UNAVAILABLE, "", group, count) for group, count in unavailable.items()]
         for metric, value in (
             (SEEN, len(found.containers)),
@@ -332,6 +355,19 @@ class Look:
             held.defined,
         )
         return [(metric, "", "", value) for metric, value in zip(HOST, values) if value is not None]
+
+    def lxcpath(self, path: str) -> list[Sample]:
+        """What may still be written where new containers come to lie."""
+        space = capacity.free_space(self.host, path)
+        return [(metric, "", path, value) for metric, value in zip(HOST_DISK, space) if value is not None]
+
+    def is_orphaned(self, container: Container, up: bool, running: Collection[str]) -> bool:
+        """Whether processes of it run on without their monitor. up: whether it runs itself."""
+        if up and not self.tree.namesakes(container.name, self.tree.payload_hierarchy()):
+            return False
+        from sensu_lxc import states
+
+        return bool(states.orphan(self.host, self.tree, container._replace(has_monitor=up), running))
 
     def _limits_of(self, host: Host, tree: Cgroups, container: Container) -> tuple[Memory, float]:
         """What was read of the container itself already."""

@@ -80,6 +80,7 @@ def test_all_that_a_container_uses(any_tree: Tree) -> None:
     expected = {
         "up": 1,
         "frozen": 0,
+        "orphaned": 0,
         "cpu_usage_seconds_total": 1,
         "cpu_cores": 4,
         "memory_used_bytes": 30 * MIB,
@@ -179,6 +180,12 @@ def test_the_host_as_a_whole(tree: Tree) -> None:
     found = numbers(tree)
     host = {path: value for path, value in found.items() if path.startswith("host.")}
     assert host.pop("host.memory_available_bytes") > 0
+    space = os.statvfs(tree.root)
+    disk = {path: host.pop(path) for path in list(host) if ".disk_" in path}
+    assert set(disk) >= {f"host.disk_{one}_bytes.~2fvar~2flib~2flxc" for one in ("used", "available")}
+    assert disk["host.disk_available_bytes.~2fvar~2flib~2flxc"] == pytest.approx(
+        space.f_bavail * space.f_frsize, rel=0.1
+    )
     assert host == {
         "host.memory_total_bytes": 2012132 * 1024,
         "host.memory_promised_bytes": 96 * MIB,
@@ -196,9 +203,48 @@ def test_stopped_and_frozen(any_tree: Tree) -> None:
     whole(any_tree, "ice", frozen=True)
     any_tree.container("off", running=False)
     found = numbers(any_tree)
-    assert of("off", found) == {"up": 0}
+    assert of("off", found) == {"up": 0, "orphaned": 0}
     assert (of("ice", found)["up"], of("ice", found)["frozen"]) == (1, 1)
     assert (found["scrape.containers"], found["scrape.running_containers"]) == (2, 1)
+
+
+def test_an_orphan_is_no_clean_stop(any_tree: Tree) -> None:
+    whole(any_tree, "web", socket=False)
+    whole(any_tree, "db")
+    any_tree.container("off", running=False)
+    found = numbers(any_tree)
+    assert of("web", found) == {"up": 0, "orphaned": 1}
+    assert (of("db", found)["orphaned"], of("off", found)["orphaned"]) == (0, 0)
+    assert found["scrape.unavailable_containers.orphaned"] == 0
+
+
+def test_an_orphan_beside_the_next_life(any_tree: Tree) -> None:
+    """LXC gives the next life a numbered cgroup; the earlier one lives on in the one that bears the name."""
+    whole(any_tree, "web", suffix="-1")
+    any_tree.cgroup("/lxc.payload.web", usage=MIB, limit=None, procs="77\n")
+    found = of("web", numbers(any_tree))
+    assert (found["up"], found["orphaned"], found["tasks"]) == (1, 1, 5)
+
+
+def test_whether_there_is_an_orphan_can_be_unknown(tree: Tree) -> None:
+    """Where a cgroup does not tell whether anything lives in it, 0 would say too much."""
+    whole(tree, "db")
+    tree.container("web", socket=False).write("cgroup.events", "nonsense\n")
+    done = metrics(tree, "-v")
+    found = numbers(tree)
+    assert of("web", found) == {"up": 0}
+    assert found["scrape.unavailable_containers.orphaned"] == 1
+    assert "web: no orphaned: " in done.err
+
+
+def test_a_disk_of_the_host_that_can_not_be_asked_costs_only_itself(tree: Tree) -> None:
+    whole(tree, "web")
+    tree.write("/proc/1/mountinfo", "30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n")
+    tree.write("/etc/lxc/lxc.conf", "lxc.lxcpath = /srv/none\n")
+    tree.listen("/srv/none/other/command")
+    done = metrics(tree, "-v")
+    assert (done.status, "nothing of the disk of /srv/none: " in done.err) == (0, True), done
+    assert "host.disk_" not in done.out and "host.memory_total_bytes" in done.out
 
 
 def test_what_is_not_there_is_left_out_and_never_0(tree: Tree) -> None:
@@ -231,7 +277,7 @@ def test_one_bad_file_costs_neither_the_rest_nor_the_others(tree: Tree, name: st
     whole(tree, "web")
     found = numbers(tree)
     web, bad = ({one for one in of(container, found) if not one.startswith("disk_")} for container in ("web", "bad"))
-    assert len(web) == 31
+    assert len(web) == 32
     assert bad < web or (name, bad) == ("cgroup.procs", web)
     assert len(bad) > 16
     assert found["scrape.failed_containers"] == 0
@@ -246,7 +292,7 @@ def test_one_bad_container_costs_the_others_nothing(any_tree: Tree) -> None:
     whole(any_tree, "web")
     found = numbers(any_tree)
     assert len(of("web", found)) > 20
-    assert found["scrape.failed_containers"] == (1 if of("bad", found) == {"up": 1} else 0)
+    assert found["scrape.failed_containers"] == (set(of("bad", found)) == {"up", "orphaned"})
     assert of("bad", found)["up"] == 1
 
 
