@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from sensu_lxc.host import Host
     from sensu_lxc.inventory import Container, Inventory
     from sensu_lxc.metrics import Sample
+    from sensu_lxc.sources.mountinfo import Filesystem
+
+    # (container, whether it runs, what it uses, {group of metrics: why it is not among them})
+    Looked = tuple[Container, bool, list[Sample], dict[str, CannotObserve]]
 
 CATALOGUE: list[Metric] = []
 
@@ -202,8 +206,9 @@ lxc.container.NAME.METRIC[.ITEM], opentsdb lxc.container.METRIC with tags:
         self.samples: list[Sample] = []
         unavailable = dict.fromkeys((*GROUPS, "orphaned"), 0)
         running = failed = 0
-        for container in found.containers:
-            up, samples, problems = look.at(container)
+        looked = [(container, *look.at(container)) for container in found.containers]
+        look.ask_filesystems(looked)
+        for container, up, samples, problems in looked:
             about = [(UP, container.label, "", int(up))]
             if not container.is_own:  # from inside nobody sees them
                 try:
@@ -335,6 +340,7 @@ class Look:
         self._memories: dict[str, Memory] = {}
         self._cores: dict[str, float] = {}
         self._host_seconds: float | None = None
+        self._roots: dict[str, tuple[Filesystem, str]] = {}
 
     def close(self) -> None:
         """End the process that asked filesystems how full they are."""
@@ -480,7 +486,24 @@ class Look:
         return [(UPTIME, container.label, "", round(max(0.0, self._host_seconds - started), 2))]
 
     def disk(self, container: Container) -> list[Sample]:
-        used, label = disk.usage(self.host, self.tree, container), container.label
+        """Nothing yet but where it is: see ask_filesystems."""
+        self._roots[container.label] = disk.mounted(self.host, self.tree, container)
+        return []
+
+    def ask_filesystems(self, looked: Iterable[Looked]) -> None:
+        """Add how full they are to what was found of containers.
+
+        Last, since who asks is a copy of this process: after that, each page that is written to costs a fault.
+        """
+        for container, up, samples, problems in looked:
+            if up and container.label in self._roots:
+                try:
+                    samples += self._disk(container, *self._roots[container.label])
+                except CannotObserve as problem:
+                    problems["disk"] = problem
+
+    def _disk(self, container: Container, mount: Filesystem, root: str) -> list[Sample]:
+        used, label = disk.filesystems(self.host).disk(mount, root, container), container.label
         found: list[Sample] = [
             (DISK_USED, label, "", used.used_bytes),
             (DISK_AVAILABLE, label, "", used.available_bytes),

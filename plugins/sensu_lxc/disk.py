@@ -68,17 +68,25 @@ class Disk(
 
 def usage(host: Host, tree: Cgroups, container: Container, surely: bool = False, path: str = "/") -> Disk:
     """What is mounted at path in a running container. Raises CannotObserve where that can't be told."""
+    mount, root = mounted(host, tree, container, surely, path)
+    return filesystems(host).disk(mount, root, container)
+
+
+def mounted(
+    host: Host, tree: Cgroups, container: Container, surely: bool = False, path: str = "/"
+) -> tuple[Filesystem, str]:
+    """(what is mounted at path in a running container, where the host sees its root), of which nobody was asked yet."""
     if surely:
         tree.directory(container, tree.payload_hierarchy(), surely=True)
     # Its own root is open to every user from inside; that of its init is not.
     pid = "self" if container.is_own and host.is_this_one else tree.init_pid(container)
-    mount = _mounted(host, f"/proc/{pid}/mountinfo", path)
+    mount = _listed(host, f"/proc/{pid}/mountinfo", path)
     if mount is None:
         raise CannotObserve("nothing is mounted there; a directory of another filesystem is no mount point")
-    return filesystems(host).disk(mount, f"/proc/{pid}/root", container)
+    return mount, f"/proc/{pid}/root"
 
 
-def _mounted(host: Host, listed: str, path: str) -> Filesystem | None:
+def _listed(host: Host, listed: str, path: str) -> Filesystem | None:
     """What is mounted at path, by a list of mounts."""
     if path == "/":
         # A root was mounted before what is in it, and is what its processes have, whatever was mounted over it since.
