@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sensu_lxc.capacity import Capacity
+    from sensu_lxc.cgroups import Cgroups
     from sensu_lxc.disk import Space
-    from sensu_lxc.inventory import Inventory
+    from sensu_lxc.inventory import Container, Inventory
 
 # What thresholds are on: (warning, critical) where neither is given, and what --help says of it.
 KINDS = {
@@ -37,7 +38,8 @@ class CheckHostCapacity(plugin.Check):
 
     Memory and CPU count as promised to the containers that run: their limits, and what those without a limit use. What
     is free stands in the perfdata. Thresholds are on what is taken, so that N alerts at N and above; a size or a number
-    of cores may be more than the host has. Needs no root.
+    of cores may be more than the host has. Processes that run on without their monitor use what nobody was promised: a
+    WARNING. Monitors are not asked: check_container_state tells of one that hangs. Needs no root.
     """
 
     example = """\
@@ -75,6 +77,8 @@ class CheckHostCapacity(plugin.Check):
         tree = cgroups.Cgroups(self.host, found.running)
         held = capacity.host_capacity(self.host, tree, [*found.containers, *elsewhere], not found.unseen)
         yield from judge(held, self.levels)
+        for container in found.containers:
+            yield from self.orphans(tree, container, found.running)
         for sentence in found.unseen:
             self.note(sentence)
         seconds = self.options.timeout
@@ -87,6 +91,23 @@ class CheckHostCapacity(plugin.Check):
                 continue
             yield judge_disk(path, space, self.levels["disk"], self.levels["inodes"], "" if number == 0 else f"_{path}")
         self.host.filesystems.close()
+
+    def orphans(self, tree: Cgroups, container: Container, running: set[str]) -> Iterator[Finding]:
+        """What runs on without its monitor is in no sum of promises."""
+        if container.has_monitor and not tree.namesakes(container.name, tree.payload_hierarchy()):
+            return
+        from sensu_lxc import states
+
+        try:
+            place = states.orphan(self.host, tree, container, running)
+        except CannotObserve as problem:
+            yield Finding(State.UNKNOWN, container.label, f"may run on without its monitor: {problem}")
+            return
+        if place:
+            words = (
+                f"processes run on without their monitor, in {place}: what they use is promised to nobody; end those"
+            )
+            yield Finding(State.WARNING, container.label, words)
 
     def inventory(self) -> Inventory:
         """All containers. That there is none is no reason not to tell what the host can take."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from time import monotonic, time
 
@@ -14,12 +15,16 @@ from sensu_lxc.options import Misuse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
-    from sensu_lxc.cgroups import Cgroups, Memory
+    from sensu_lxc.cgroups import Cgroups, Hierarchy, Memory
     from sensu_lxc.host import Host
     from sensu_lxc.inventory import Container, Inventory
     from sensu_lxc.metrics import Sample
+    from sensu_lxc.sources.mountinfo import Filesystem
+
+    # (container, whether it runs, what it uses, {group of metrics: why it is not among them})
+    Looked = tuple[Container, bool, list[Sample], dict[str, CannotObserve]]
 
 CATALOGUE: list[Metric] = []
 
@@ -30,11 +35,12 @@ def _metrics(subject: str, kind: str, label: str = "", **helps: str) -> list[Met
     return made
 
 
-UP, FROZEN = _metrics(
+UP, FROZEN, ORPHANED = _metrics(
     "container",
     GAUGE,
-    up="1 where its monitor lives, 0 where it is stopped",
+    up="1 where its monitor lives; 0 where it is stopped, or only orphaned processes of it run on",
     frozen="1 where it is frozen, by LXC or from outside",
+    orphaned="1 where processes of it run on without their monitor, also beside those of its next life",
 )
 CPU_CORES, MEMORY_USED, WORKING_SET, MEMORY_USAGE, CACHE, MEMORY_LIMIT, SWAP_USED, SWAP_LIMIT, TASKS, TASKS_LIMIT = (
     _metrics(
@@ -117,6 +123,15 @@ HOST = _metrics(
     load5="Load average of five minutes",
     defined_containers="Containers that are defined, where all can be seen",
 )
+HOST_DISK = _metrics(
+    "host",
+    GAUGE,
+    "lxcpath",
+    disk_used_bytes="Written to the filesystem on which new containers of an lxcpath come to lie",
+    disk_available_bytes="What may still be written to it",
+    disk_used_inodes="Inodes used of it",
+    disk_available_inodes="Inodes left of it",
+)
 SEEN, RUNNING, FAILED, DURATION = _metrics(
     "scrape",
     GAUGE,
@@ -129,7 +144,7 @@ SEEN, RUNNING, FAILED, DURATION = _metrics(
     "scrape",
     GAUGE,
     "group",
-    unavailable_containers="Running ones of which this group of metrics could not be read",
+    unavailable_containers="Those of which this group of metrics could not be read",
 )
 
 
@@ -138,7 +153,8 @@ class MetricsContainer(plugin.ContainerCheck):
 
     What a container has not (a limit), the kernel does not count or this user may not see is left out, never 0;
     scrape_unavailable_containers counts it, and -v says why on stderr. Ends with 0 and prints nothing but metrics, or
-    with 3 and one line where nothing could be measured.
+    with 3 and one line where nothing could be measured. Monitors are not asked, so a hung one looks as if it were well:
+    check_container_state tells.
     """
 
     example = """\
@@ -188,26 +204,39 @@ lxc.container.NAME.METRIC[.ITEM], opentsdb lxc.container.METRIC with tags:
             look = Look(self.host, _Tree(self.host, found.running))
         self.left_out = [f"{name}: no such container here" for name in found.missing]
         self.samples: list[Sample] = []
-        unavailable = dict.fromkeys(GROUPS, 0)
+        unavailable = dict.fromkeys((*GROUPS, "orphaned"), 0)
         running = failed = 0
-        for container in found.containers:
-            up, samples, problems = look.at(container)
+        looked = [(container, *look.at(container)) for container in found.containers]
+        look.ask_filesystems(looked)
+        for container, up, samples, problems in looked:
+            about = [(UP, container.label, "", int(up))]
+            if not container.is_own:  # from inside nobody sees them
+                try:
+                    about.append((ORPHANED, container.label, "", int(look.is_orphaned(container, up, found.running))))
+                except CannotObserve as problem:
+                    problems["orphaned"] = problem
             self.left_out += [f"{container.label}: no {group}: {problem}" for group, problem in problems.items()]
             if up:
                 running += 1
                 failed += not samples
-                for group in problems:
-                    unavailable[group] += 1
-            self.samples.append((UP, container.label, "", int(up)))
+            for group in problems:
+                unavailable[group] += 1
+            self.samples += about
             self.samples += samples
-        look.close()
         if failed == len(found.containers):
+            look.close()
             raise CannotObserve(f"nothing could be measured: {'; '.join(self.left_out)}")
         if not (self.options.inside or self.options.name or self.options.exclude or self.options.lxcpath):
             try:
                 self.samples += look.host_as_a_whole(found)
             except CannotObserve as problem:
                 self.left_out.append(f"nothing of the host: {problem}")
+            for lxcpath in inventory.default_lxcpaths(self.host, []):
+                try:
+                    self.samples += look.lxcpath(lxcpath)
+                except CannotObserve as problem:
+                    self.left_out.append(f"nothing of the disk of {lxcpath}: {problem}")
+        look.close()
         self.samples += [(UNAVAILABLE, "", group, count) for group, count in unavailable.items()]
         for metric, value in (
             (SEEN, len(found.containers)),
@@ -241,19 +270,65 @@ lxc.container.NAME.METRIC[.ITEM], opentsdb lxc.container.METRIC with tags:
 
 
 class _Tree(cgroups.Cgroups):
-    """Nothing here is compared with an earlier run, so nobody asks whose life it was."""
+    """Looks at one container after the other, at each for a moment, so that every file is read once.
+
+    Nothing here is compared with an earlier run, so nobody asks whose life it was.
+    """
 
     def __init__(self, host: Host, running: Iterable[str]) -> None:
         super().__init__(host, running)
-        self._inits: dict[Container, int] = {}
+        self._look_at(None)
+
+    def _look_at(self, container: Container | None) -> None:
+        self._container = container
+        self._places: dict[str, str] = {}
+        self._pids: dict[str, bytes] = {}
+        self._init: int | CannotObserve | None = None
+        self._path: str | None = None
 
     def life(self, directory: str) -> int:
         return 0
 
+    def directory(self, container: Container, hierarchy: Hierarchy, surely: bool = False) -> str:
+        if container is not self._container or surely:
+            self._look_at(container)
+        point: str = hierarchy.point
+        if point not in self._places:
+            payloads = self.payload_hierarchy()
+            if self._path is None and point != payloads.point:
+                self._path = self._path_of_init(container, payloads)
+            if self._path and hierarchy.root == "/":
+                self._places[point] = point + self._path
+            else:
+                self._places[point] = super().directory(container, hierarchy, surely)
+        return self._places[point]
+
+    def _path_of_init(self, container: Container, hierarchy: Hierarchy) -> str:
+        """The container's path where it is the same in all hierarchies, as its init tells; else ""."""
+        path = self.directory(container, hierarchy)[len(hierarchy.point) :]
+        try:
+            raw = self._host.value(f"/proc/{self.init_pid(container)}/cgroup")
+        except CannotObserve:
+            return ""
+        own = path.encode("utf-8", "surrogateescape")
+        where = {line.split(b":", 2)[-1] for line in raw[:-1].split(b"\n")}
+        return path if all(one == own or one.startswith(own + b"/") for one in where) else ""
+
+    def _processes_in(self, directory: str) -> bytes:
+        if directory not in self._pids:
+            self._pids[directory] = super()._processes_in(directory)
+        return self._pids[directory]
+
     def init_pid(self, container: Container) -> int:
-        if container not in self._inits:
-            self._inits[container] = super().init_pid(container)
-        return self._inits[container]
+        if self._init is None or container is not self._container:
+            self.directory(container, self.payload_hierarchy())
+            try:
+                self._init = super().init_pid(container)
+            except CannotObserve as problem:
+                self._init = problem
+        if isinstance(self._init, CannotObserve):
+            raise self._init
+        return self._init
 
 
 class Look:
@@ -265,6 +340,7 @@ class Look:
         self._memories: dict[str, Memory] = {}
         self._cores: dict[str, float] = {}
         self._host_seconds: float | None = None
+        self._roots: dict[str, tuple[Filesystem, str]] = {}
 
     def close(self) -> None:
         """End the process that asked filesystems how full they are."""
@@ -286,10 +362,23 @@ class Look:
         )
         return [(metric, "", "", value) for metric, value in zip(HOST, values) if value is not None]
 
+    def lxcpath(self, path: str) -> list[Sample]:
+        """What may still be written where new containers come to lie."""
+        space = capacity.free_space(self.host, path)
+        return [(metric, "", path, value) for metric, value in zip(HOST_DISK, space) if value is not None]
+
+    def is_orphaned(self, container: Container, up: bool, running: Collection[str]) -> bool:
+        """Whether processes of it run on without their monitor. up: whether it runs itself."""
+        if up and not self.tree.namesakes(container.name, self.tree.payload_hierarchy()):
+            return False
+        from sensu_lxc import states
+
+        return bool(states.orphan(self.host, self.tree, container._replace(has_monitor=up), running))
+
     def _limits_of(self, host: Host, tree: Cgroups, container: Container) -> tuple[Memory, float]:
         """What was read of the container itself already."""
         try:
-            return self._memories[container.directory], self._cores[container.directory]
+            return self._memories[container.label], self._cores[container.label]
         except KeyError:
             raise CannotObserve("its memory or its CPU time could not be read") from None
 
@@ -300,7 +389,7 @@ class Look:
         if not container.has_monitor:
             return False, samples, problems
         for group, look in GROUPS.items():
-            if container.is_own and group == "uptime":  # lxcfs has a /proc/uptime of its own
+            if group == "uptime" and container.is_own:  # lxcfs has a /proc/uptime of its own
                 continue
             try:
                 samples += look(self, container)
@@ -322,7 +411,7 @@ class Look:
 
     def cpu(self, container: Container) -> list[Sample]:
         cpu, label = accounting.cpu(self.host, self.tree, container), container.label
-        self._cores[container.directory] = cpu.cores
+        self._cores[label] = cpu.cores
         found: list[Sample] = [(CPU_USED, label, "", cpu.used_ns / 1e9), (CPU_CORES, label, "", cpu.cores)]
         if cpu.periods or cpu.quota_cores is not None:
             found += [
@@ -334,7 +423,7 @@ class Look:
 
     def memory(self, container: Container) -> list[Sample]:
         memory, label = self.tree.memory(container), container.label
-        self._memories[container.directory] = memory
+        self._memories[label] = memory
         found: list[Sample] = [
             (MEMORY_USED, label, "", memory.used_bytes),
             (WORKING_SET, label, "", memory.working_set_bytes),
@@ -397,7 +486,24 @@ class Look:
         return [(UPTIME, container.label, "", round(max(0.0, self._host_seconds - started), 2))]
 
     def disk(self, container: Container) -> list[Sample]:
-        used, label = disk.usage(self.host, self.tree, container), container.label
+        """Nothing yet but where it is: see ask_filesystems."""
+        self._roots[container.label] = disk.mounted(self.host, self.tree, container)
+        return []
+
+    def ask_filesystems(self, looked: Iterable[Looked]) -> None:
+        """Add how full they are to what was found of containers.
+
+        Last, since who asks is a copy of this process: after that, each page that is written to costs a fault.
+        """
+        for container, up, samples, problems in looked:
+            if up and container.label in self._roots:
+                try:
+                    samples += self._disk(container, *self._roots[container.label])
+                except CannotObserve as problem:
+                    problems["disk"] = problem
+
+    def _disk(self, container: Container, mount: Filesystem, root: str) -> list[Sample]:
+        used, label = disk.filesystems(self.host).disk(mount, root, container), container.label
         found: list[Sample] = [
             (DISK_USED, label, "", used.used_bytes),
             (DISK_AVAILABLE, label, "", used.available_bytes),
@@ -447,6 +553,7 @@ def replace(path: str, content: str) -> None:
 
 def main() -> None:
     """The console script."""
+    gc.disable()  # a run makes no cycles worth a search through all that a thousand containers gave
     MetricsContainer.main()
 
 

@@ -19,8 +19,13 @@ if TYPE_CHECKING:
     from sensu_lxc.inventory import Container
 
 _NO_QUOTAS = b"nr_periods 0\nnr_throttled 0\n"  # what a kernel without CFS bandwidth control would say
+_NO_QUOTA_V1 = b"-1\n"
 RESOURCES = ("cpu", "memory", "io")
 _THROTTLE = "blkio.throttle"
+_NO_IO_V1 = (
+    "the kernel counts no I/O of it: on cgroup v1 that begins with a limit, also one far above what the disk can do: "
+    "lxc.cgroup.blkio.throttle.write_bps_device = MAJOR:MINOR 1000000000000, and the same of read"
+)
 _MD_MAJOR = "9"
 
 
@@ -159,7 +164,7 @@ def io(host: Host, tree: Cgroups, container: Container, surely: bool = False) ->
     hierarchy = _needed(tree, "blkio", "block I/O")
     directory = tree.directory(container, hierarchy, surely)
     if hierarchy.version == 1:
-        found = _io_v1(host, directory, hierarchy)
+        found = _io_v1(host, tree, directory, hierarchy)
     else:
         found = io_files.stat(*_counted(host, directory, "io.stat", "the io controller is not enabled there"))
     stacked = _stacked(host, found) if len(found) > 1 else set()
@@ -241,22 +246,19 @@ def _counted(host: Host, directory: str, name: str, why_not: str) -> tuple[bytes
         raise NotCounted(f"{host.root}{path} is not there: {why_not}") from None
 
 
-def _io_v1(host: Host, directory: str, hierarchy: Hierarchy) -> dict[str, tuple[int, int, int, int]]:
+def _io_v1(host: Host, tree: Cgroups, directory: str, hierarchy: Hierarchy) -> dict[str, tuple[int, int, int, int]]:
     lacks = "this kernel counts no I/O for cgroup v1"
     sizes = io_files.rwstat(*_counted(host, directory, f"{_THROTTLE}.io_service_bytes_recursive", lacks))
+    if not sizes:  # a disk that the cgroup has a limit for is listed, be it with zeros
+        raise NotCounted(_NO_IO_V1)
     numbers = io_files.rwstat(*_counted(host, directory, f"{_THROTTLE}.io_serviced_recursive", lacks))
     found = {device: sizes[device] + numbers[device] for device in sizes if device in numbers}
     if any(map(any, found.values())):
         return found
     # Zeros: it did nothing, or nobody counts. Since Linux 5.16 a cgroup with a limit of its own is counted, since 6.4
     # all cgroups are on a disk for which any of them ever had a limit. Of a disk that is not listed nothing is known.
-    if not _has_io_limit(host, directory) and not (
-        found and _counted_without_limit(host, hierarchy).intersection(found)
-    ):
-        raise NotCounted(
-            "the kernel counts no I/O of it: on cgroup v1 that begins with a limit, also one far above what the disk "
-            "can do: lxc.cgroup.blkio.throttle.write_bps_device = MAJOR:MINOR 1000000000000, and the same of read"
-        )
+    if _counted_without_limit(host, tree, hierarchy).isdisjoint(found) and not _has_io_limit(host, directory):
+        raise NotCounted(_NO_IO_V1)
     return found
 
 
@@ -270,14 +272,18 @@ def _has_io_limit(host: Host, directory: str) -> bool:
     return False
 
 
-def _counted_without_limit(host: Host, hierarchy: Hierarchy) -> set[str]:
+def _counted_without_limit(host: Host, tree: Cgroups, hierarchy: Hierarchy) -> set[str]:
     """The disks of which the host's own I/O is counted without a limit: then so is that of all containers."""
     path = f"{hierarchy.point}/{_THROTTLE}.io_service_bytes"
-    try:
-        counts = io_files.rwstat(host.value(path), path)
-    except NotThere:
-        return set()
-    return set() if _has_io_limit(host, hierarchy.point) else {device for device in counts if any(counts[device])}
+    if path not in tree.once:
+        try:
+            counts = io_files.rwstat(host.value(path), path)
+        except NotThere:
+            counts = {}
+        counted = {device for device in counts if any(counts[device])}
+        tree.once[path] = set() if counted and _has_io_limit(host, hierarchy.point) else counted
+    found: set[str] = tree.once[path]
+    return found
 
 
 def _stacked(host: Host, devices: Collection[str]) -> set[str]:
@@ -344,6 +350,8 @@ def _quota(host: Host, directory: str, hierarchy: Hierarchy) -> float | None:
         quota = host.value(path)
     except NotThere:  # a kernel without CFS bandwidth control
         return None
+    if quota == _NO_QUOTA_V1:  # whatever its period
+        return None
     return cpu_files.quota_v1(quota, host.value(f"{directory}/cpu.cfs_period_us"), path)
 
 
@@ -372,4 +380,5 @@ def _online(host: Host, tree: Cgroups) -> int:
     path = "/sys/devices/system/cpu/online"
     if path not in tree.once:
         tree.once[path] = cpu_files.count_of_list(host.value(path), path)
-    return tree.once[path]
+    online: int = tree.once[path]
+    return online

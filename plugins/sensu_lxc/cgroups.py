@@ -100,7 +100,7 @@ class Cgroups:
         # {(LXCPATH/NAME, mounted cgroup): (mount points below which it was found alive, its path below them)}
         self._found: dict[tuple[str, str], tuple[set[str], str]] = {}
         # What is true of the host for all of a run, by the file that said it.
-        self.once: dict[str, int] = {}
+        self.once: dict[str, Any] = {}
         self._ask_budget = _ASK_SECONDS
         self._walked: dict[str, tuple[Places, Places, Places]] = {}
         self._files: set[str] = set()
@@ -154,6 +154,7 @@ class Cgroups:
         self._names.clear()
         self._believed.clear()
         self._limits.clear()
+        self.once.clear()
 
     def _find(self, container: Container, hierarchy: Hierarchy, surely: bool) -> str:
         place = None if surely else self._place(container, hierarchy)
@@ -366,9 +367,13 @@ class Cgroups:
                 if populated is None:
                     raise CannotObserve(f"{path} does not tell whether processes are in it: it lacks populated")
                 return populated == 1
-            return self._host.value(f"{directory}/cgroup.procs") != b""
+            return self._processes_in(directory) != b""
         except NotThere:
             return False
+
+    def _processes_in(self, directory: str) -> bytes:
+        """The pids in a cgroup, one a line: at least the first _INIT_AMONG, as a page of them is read at once."""
+        return self._host.value(f"{directory}/cgroup.procs")
 
     def is_populated(self, directory: str, hierarchy: Hierarchy) -> bool:
         """Whether processes are in it or below it: at the top of a nested systemd there are none."""
@@ -645,7 +650,7 @@ class Cgroups:
         hidden = None
         for inner in ("", "/init.scope", "/ns", "/ns/init.scope"):  # a nested systemd, Proxmox, both
             try:
-                pids = self._host.read(f"{place}{inner}/cgroup.procs").split()
+                pids = self._processes_in(place + inner).split(None, _INIT_AMONG)
             except NotThere:
                 continue
             for pid in pids[:_INIT_AMONG]:
@@ -702,14 +707,13 @@ class Cgroups:
         for directory in (place, None):
             if directory is None:
                 directory = self.directory(container, hierarchy, surely=True)
+            own = directory
             try:
                 if not self._host.is_leaf(directory):
                     directory = self._of_its_init(container, directory, hierarchy)
                 path = f"{directory}/cgroup.events"
                 raw = self._host.value(path)
-                if raw == _LIVE:
-                    return False
-                populated, frozen = cgroup.counts(raw, path, b"populated", b"frozen")
+                populated, frozen = (1, 0) if raw == _LIVE else cgroup.counts(raw, path, b"populated", b"frozen")
             except NotThere:
                 if place is None:
                     raise
@@ -718,6 +722,7 @@ class Cgroups:
             if populated == 1:
                 if frozen is None:
                     raise CannotObserve("the kernel does not tell whether a cgroup is frozen (it does since Linux 5.2)")
+                self._found[container.directory, hierarchy.root] = {hierarchy.point}, own[len(hierarchy.point) :]
                 return frozen == 1
             place = None
         raise NotThere(f"{path} says that no process is in the container's cgroup")
@@ -782,7 +787,5 @@ def _twin(name: str) -> str:
 
 
 def _status_field(status: bytes, key: bytes) -> list[bytes]:
-    for line in status.splitlines():
-        if line.startswith(key + b":"):
-            return line.split()[1:]
-    return []
+    start = status.find(b"\n" + key + b":") + 1
+    return status[start:].split(b"\n", 1)[0].split()[1:] if start else []

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _EACH_SECONDS = 0.5
 _TOTAL_SECONDS = 1.5
 _END_SECONDS = 0.2
+# In which the first mount of a list is found, but for an overlay of many layers.
+HEAD_BYTES = 256
 # ext4 and xfs then answer for a directory with the quota of its project, rather than for all of the filesystem.
 _PROJECT_QUOTAS = {"prjquota", "pquota", "prjjquota"}
 _REFERENCED, _EXCLUSIVE = 1, 2  # BTRFS_QGROUP_LIMIT_MAX_RFER, …_EXCL (linux/btrfs.h)
@@ -66,15 +68,33 @@ class Disk(
 
 def usage(host: Host, tree: Cgroups, container: Container, surely: bool = False, path: str = "/") -> Disk:
     """What is mounted at path in a running container. Raises CannotObserve where that can't be told."""
+    mount, root = mounted(host, tree, container, surely, path)
+    return filesystems(host).disk(mount, root, container)
+
+
+def mounted(
+    host: Host, tree: Cgroups, container: Container, surely: bool = False, path: str = "/"
+) -> tuple[Filesystem, str]:
+    """(what is mounted at path in a running container, where the host sees its root), of which nobody was asked yet."""
     if surely:
         tree.directory(container, tree.payload_hierarchy(), surely=True)
     # Its own root is open to every user from inside; that of its init is not.
     pid = "self" if container.is_own and host.is_this_one else tree.init_pid(container)
-    listed = f"/proc/{pid}/mountinfo"
-    mount = mountinfo.topmost(mountinfo.filesystems(host.read(listed), listed, path))
+    mount = _listed(host, f"/proc/{pid}/mountinfo", path)
     if mount is None:
         raise CannotObserve("nothing is mounted there; a directory of another filesystem is no mount point")
-    return filesystems(host).disk(mount, f"/proc/{pid}/root", container)
+    return mount, f"/proc/{pid}/root"
+
+
+def _listed(host: Host, listed: str, path: str) -> Filesystem | None:
+    """What is mounted at path, by a list of mounts."""
+    if path == "/":
+        # A root was mounted before what is in it, and is what its processes have, whatever was mounted over it since.
+        raw = host.head(listed, HEAD_BYTES)
+        first = mountinfo.filesystems(raw[: raw.index(b"\n") + 1], listed, path) if b"\n" in raw else []
+        if first:
+            return first[0]
+    return mountinfo.topmost(mountinfo.filesystems(host.read(listed), listed, path))
 
 
 def filesystems(host: Host) -> Filesystems:
@@ -96,6 +116,7 @@ class Filesystems:
         self._asker = Asker(each, total)
         self._mounts: dict[str, list[Filesystem]] | None = None
         self._spaces: dict[str, Space | CannotObserve] = {}
+        self._inside: dict[str, Space] = {}
 
     def close(self) -> None:
         """End the process that asks."""
@@ -157,15 +178,24 @@ class Filesystems:
         return any((point + "/").startswith(place + "/") for place in places)
 
     def _space(self, mount: Filesystem, below: Filesystem | None, root: str) -> Space:
-        """Where the host has it mounted as well it is asked there: once for all containers, and without root."""
-        on_host = [] if _PROJECT_QUOTAS.intersection(mount.options.split(",")) else self._on_host(mount.device)
+        """Where the host has it mounted as well it is asked there: once for all containers, and without root.
+
+        Through a container it is asked once for all that are on it, unless it may answer differently by directory.
+        """
+        has_quotas = _PROJECT_QUOTAS.intersection(mount.options.split(","))
+        on_host = [] if has_quotas else self._on_host(mount.device)
         if on_host and self._host.is_this_one:
             try:
                 return self._once(on_host[0])
             except (NotAllowed, Hidden):
                 pass
+        by_directory = has_quotas or mount.kind.startswith("fuse")
+        if mount.device in self._inside and not by_directory:
+            return self._inside[mount.device]
         try:
-            return self._asker.ask(self._host.root + root, mount.point, self._number(mount, root), mount.device)
+            space = self._asker.ask(self._host.root + root, mount.point, self._number(mount, root), mount.device)
+            self._inside[mount.device] = space
+            return space
         except NotAllowed:
             if below is None or not self._host.is_this_one or _PROJECT_QUOTAS.intersection(below.options.split(",")):
                 raise

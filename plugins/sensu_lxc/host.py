@@ -50,15 +50,44 @@ class Host:
             raise self._sentence(path, error) from None
         return data
 
+    def read_with_inode(self, path: str) -> tuple[bytes, int]:
+        """(all of a file, its inode number). Raises as read does."""
+        try:
+            descriptor = _open(self.root + path, _FLAGS)
+            try:
+                data = more = _read(descriptor, _CHUNK)
+                while more:
+                    more = _read(descriptor, _CHUNK)
+                    data += more
+                    if len(data) > _LARGEST:
+                        raise CannotObserve(f"{self.root}{path} is larger than {_LARGEST >> 20} MiB")
+                return data, os.fstat(descriptor).st_ino
+            finally:
+                _close(descriptor)
+        except (OSError, ValueError) as error:
+            raise self._sentence(path, error) from None
+
     def value(self, path: str) -> bytes:
         """All of a small file of /sys or /proc, which the kernel shows whole in one read. Raises as read does.
 
-        Not for lists such as cgroup.procs, which come in pieces.
+        Of a list such as cgroup.procs, which comes in pieces, it is the first one: a page.
         """
         try:
             descriptor = _open(self.root + path, _FLAGS)
             try:
                 return _read(descriptor, _CHUNK)
+            finally:
+                _close(descriptor)
+        except (OSError, ValueError) as error:
+            raise self._sentence(path, error) from None
+
+    def head(self, path: str, size: int) -> bytes:
+        """The beginning of a file, at most size bytes: the kernel makes a list such as mountinfo only as far as it is
+        read, and most of that costs more than all else that is read of a container. Raises as read does."""
+        try:
+            descriptor = _open(self.root + path, _FLAGS)
+            try:
+                return _read(descriptor, size)
             finally:
                 _close(descriptor)
         except (OSError, ValueError) as error:

@@ -73,22 +73,33 @@ def _is_shown(letter: str) -> bool:
 
 def _paths(samples: Sequence[Sample], run: Run) -> list[str]:
     """SCHEME.container.NAME.METRIC.ITEM of each sample."""
-    before: dict[str, str] = {"": f"{run.scheme}."}
     behind: dict[str, str] = {"": ""}
     paths = []
+    before, last = f"{run.scheme}.", ""
     for metric, container, item, _ in samples:
-        if container not in before:
-            before[container] = f"{run.scheme}.container.{_hexed(container, _NODE.__contains__)}."
-        if item not in behind:
-            behind[item] = f".{_hexed(item, _NODE.__contains__)}"
-        paths.append(f"{before[container]}{metric.name if container else metric.path}{behind[item]}")
+        if container is not last:
+            last = container
+            before = f"{run.scheme}."
+            if container:
+                before += f"container.{_hexed(container, _NODE.__contains__)}."
+        if item:
+            if item not in behind:
+                behind[item] = f".{_hexed(item, _NODE.__contains__)}"
+            paths.append(f"{before}{metric.name if container else metric.path}{behind[item]}")
+        else:
+            paths.append(before + (metric.name if container else metric.path))
     return paths
 
 
 def graphite(samples: Sequence[Sample], run: Run) -> str:
     """`SCHEME.container.NAME.METRIC[.ITEM] VALUE SECONDS`."""
     seconds = int(run.seconds)
-    return "\n".join(f"{path} {number(sample[3])} {seconds}" for path, sample in zip(_paths(samples, run), samples))
+    return "\n".join(
+        [
+            f"{path} {value if type(value) is int else number(value)} {seconds}"
+            for path, (_, _, _, value) in zip(_paths(samples, run), samples)
+        ]
+    )
 
 
 def nagios(samples: Sequence[Sample], run: Run) -> str:

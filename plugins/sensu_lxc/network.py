@@ -43,10 +43,11 @@ def interfaces(host: Host, tree: Cgroups, container: Container, surely: bool = F
     life = tree.life(directory)
     try:
         pid = _init_pid(host, tree, container)
-        if _is_the_hosts(host, tree, container, pid):
-            raise SharesHostNetwork("shares the host's network (lxc.net type none): its counters are the host's")
         path = f"/proc/{pid}/net/dev"
-        found = Network(life, net_dev.interfaces(host.read(path), path))
+        raw, inode = host.read_with_inode(path)
+        if _is_the_hosts(host, tree, container, pid, inode):
+            raise SharesHostNetwork("shares the host's network (lxc.net type none): its counters are the host's")
+        found = Network(life, net_dev.interfaces(raw, path))
     except CannotObserve:
         _assert_same_life(tree, directory, life)
         raise
@@ -72,8 +73,8 @@ def _init_pid(host: Host, tree: Cgroups, container: Container) -> int:
         ) from problem
 
 
-def _is_the_hosts(host: Host, tree: Cgroups, container: Container, pid: int) -> bool:
-    """Whether a process is in the host's network namespace.
+def _is_the_hosts(host: Host, tree: Cgroups, container: Container, pid: int, inode: int) -> bool:
+    """Whether a process is in the host's network namespace. inode: of its net/dev.
 
     Each namespace has a net/dev of its own, so its inode number tells them apart for every user, and nobody inside can
     forge it. Where /proc is but a copy, the host's abstract sockets tell: its monitor's is among them.
@@ -86,9 +87,9 @@ def _is_the_hosts(host: Host, tree: Cgroups, container: Container, pid: int) -> 
     try:
         if ours not in tree.once:
             tree.once[ours] = host.inode(ours)
-        if host.inode(f"/proc/{pid}/net/dev") == tree.once[ours]:
+        if inode == tree.once[ours]:
             return True
-    except NotThere:  # in a copy; else reading the container's own is what fails
+    except NotThere:  # in a copy
         pass
     if host.is_this_one:
         return False

@@ -186,6 +186,17 @@ def payload_without_monitor(host: Host, tree: Cgroups, container: Container, run
     return _payload(tree, container, running, _configured(host, container) or [])
 
 
+def orphan(host: Host, tree: Cgroups, container: Container, running: Collection[str]) -> str:
+    """The cgroup directory in which processes of a container run on without their monitor, "" for none.
+
+    Those of an earlier life beside a container that runs are such, too. running: as all_running of observe().
+    """
+    if container.has_monitor:
+        return _beside(tree, container, running)
+    payload = payload_without_monitor(host, tree, container, running)
+    return "" if payload is None or inventory.has_monitor_now(host, container) else payload
+
+
 def _payload(tree: Cgroups, container: Container, running: Collection[str], configured: list[str]) -> str | None:
     for hierarchy in tree.payload_hierarchies():
         live = tree.live_places(container.name, hierarchy) + tree.payloads_anywhere(container.name, hierarchy)

@@ -322,3 +322,37 @@ def is_of(point: "dict[str, object]", container: str) -> bool:
     tags = {tag["name"]: tag["value"] for tag in point["tags"] or ()}  # type: ignore[attr-defined]
     escaped = container.replace(".", "~2e")
     return tags["container"] == container if "container" in tags else f".{escaped}." in str(point["name"])
+
+
+def test_an_orphan_is_no_clean_stop() -> None:
+    """Its monitor killed, the payload runs on: LXC calls it STOPPED."""
+    with busybox("orphan", config_lines=["lxc.monitor.signal.pdeath = SIGCONT"]) as container:
+        assert metrics(container)["orphaned"] == 0
+        init = container.pid
+        container.kill_monitor()
+        try:
+            wait_until(lambda: metrics(container)["up"] == 0, 10, "the monitor's end to be seen")
+            assert metrics(container)["orphaned"] == 1
+            capacity = [sys.executable, str(ROOT / "plugins/check_host_capacity.py"), "-P", container.lxcpath]
+            said = subprocess.run(capacity, capture_output=True, text=True, timeout=30)
+            assert said.returncode in (1, 2), said
+            assert f"{container.name}: processes run on without their monitor" in said.stdout
+        finally:
+            os.kill(init, signal.SIGKILL)
+        wait_until(lambda: metrics(container)["orphaned"] == 0, 10, "the orphan's end to be seen")
+
+
+def test_the_disk_of_the_host_is_what_df_says() -> None:
+    with busybox("hostdisk"):
+        argv = [sys.executable, str(SCRIPT), "--format", "json"]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True)
+        found = {
+            one["name"]: one["value"]
+            for one in json.loads(done.stdout)["metrics"]
+            if one["labels"] == {"lxcpath": "/var/lib/lxc"}
+        }
+        space = os.statvfs("/var/lib/lxc")
+        assert abs(found["lxc_host_disk_available_bytes"] - space.f_bavail * space.f_frsize) < 256 * MIB
+        used = (space.f_blocks - space.f_bfree) * space.f_frsize
+        assert abs(found["lxc_host_disk_used_bytes"] - used) < 256 * MIB
+        assert abs(found["lxc_host_disk_available_inodes"] - space.f_favail) < 50000

@@ -233,6 +233,6 @@ def test_the_hosts_network_is_told_apart():
         found = inventory.take(host, [container.name])
         tree = Cgroups(host, found.running)
         (one,) = found.containers
-        assert network._is_the_hosts(host, tree, one, os.getpid())
-        assert network._is_the_hosts(host, tree, one, container.monitor_pid)
-        assert not network._is_the_hosts(host, tree, one, container.pid)
+        for pid, shared in ((os.getpid(), True), (container.monitor_pid, True), (container.pid, False)):
+            inode = host.inode(f"/proc/{pid}/net/dev")
+            assert network._is_the_hosts(host, tree, one, pid, inode) == shared

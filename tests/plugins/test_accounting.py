@@ -250,7 +250,9 @@ class TestIoV1:
 
     @pytest.mark.parametrize("name", [BYTES, SERVICED])
     def test_a_kernel_without_these_files(self, v1: Tree, name: str) -> None:
-        v1.container("web").file(name).unlink()
+        web = v1.container("web")
+        web.write(self.BYTES, self.NOTHING)
+        web.file(name).unlink()
         with pytest.raises(NotCounted, match="counts no I/O for cgroup v1"):
             ask(accounting.io, v1)
 

@@ -114,10 +114,32 @@ class TestJudge:
         assert measures([found])["host_disk_free"] == space.available_bytes
 
 
+def test_whether_there_is_an_orphan_can_be_unknown(tree: Tree) -> None:
+    tree.container("a")
+    tree.container("web", socket=False).write("cgroup.events", "nonsense\n")
+    done = run(tree)
+    assert (done.status, "may run on without its monitor: " in done.out) == (3, True)
+
+
 class TestOnAHost:
     @pytest.fixture(autouse=True)
     def _loadavg(self, any_tree: Tree) -> None:
         any_tree.write("/proc/loadavg", "0.52 1.25 0.59 2/613 12345\n")
+
+    def test_an_orphan_is_promised_nothing_but_uses_it(self, any_tree: Tree) -> None:
+        any_tree.container("a", usage=10 * MIB, limit=64 * MIB)
+        assert run(any_tree).status == 0
+        any_tree.container("ghost", usage=30 * MIB, limit=64 * MIB, socket=False)
+        done = run(any_tree)
+        assert done.status == 1
+        assert "ghost: processes run on without their monitor, in /sys/fs/cgroup" in done.out
+        assert f"host_memory_promised={64 * MIB}B" in done.out, "of the one that runs alone"
+
+    def test_an_orphan_beside_the_next_life(self, any_tree: Tree) -> None:
+        any_tree.container("web", usage=10 * MIB, limit=64 * MIB, suffix="-1")
+        any_tree.cgroup("/lxc.payload.web", usage=MIB, limit=None, procs="77\n")
+        done = run(any_tree)
+        assert (done.status, "run on without their monitor" in done.out) == (1, True)
 
     def test_sums(self, any_tree: Tree) -> None:
         any_tree.container("a", usage=10 * MIB, limit=64 * MIB)

@@ -236,6 +236,20 @@ class TestWhose:
         seen = usage(tree, "/data")
         assert (seen.device, seen.shared_with_host) == ("0:47", False)
 
+    def test_the_root_is_inits_whatever_lies_over_it(self, tree: Tree, web: Made) -> None:
+        """Mounted over / later, which who lives there does not see."""
+        mounted(tree, web, LOOP + ROOT.replace("90 43", "91 90"))
+        assert usage(tree).device == "7:0"
+
+    def test_a_root_of_many_layers(self, tree: Tree, web: Made) -> None:
+        lower = ":".join(f"/srv/layer{number}" for number in range(100))
+        mounted(tree, web, OVERLAY.replace("lowerdir=/base", f"lowerdir={lower}") + LOOP.replace(" / / ", " / /data "))
+        assert usage(tree).device == "254:0"
+
+    def test_a_list_that_begins_elsewhere(self, tree: Tree, web: Made) -> None:
+        mounted(tree, web, "91 90 0:5 / /dev rw - tmpfs none rw\n" + LOOP)
+        assert usage(tree).device == "7:0"
+
     def test_nothing_there(self, tree: Tree, web: Made) -> None:
         with pytest.raises(CannotObserve, match="nothing is mounted"):
             usage(tree, "/data")
@@ -309,6 +323,26 @@ class TestAskedWhereTheHostHasIt:
         for _ in range(3):
             assert known.disk(mount, "/proc/5/root", self.container()).used_bytes == 1
         assert asked == [("/", "/", 27)]
+
+    @pytest.mark.parametrize(("change", "times"), [("", 1), ("fuse.glusterfs", 3), ("prjquota", 3)])
+    def test_through_a_container_once_as_well(self, monkeypatch: pytest.MonkeyPatch, change: str, times: int) -> None:
+        """Where the host does not have it; but for those that answer by directory."""
+        asked: list[str] = []
+
+        def ask(self: disk.Asker, top: str, inside: str, number: int | None, device: str) -> disk.Space:
+            asked.append(top)
+            return disk.Space(len(asked), 2, 3, 4)
+
+        monkeypatch.setattr(disk.Asker, "ask", ask)
+        known = disk.Filesystems(Host())
+        known._mounts = {}
+        line = (
+            LOOP.replace("- ext4", f"- {change}") if "." in change else LOOP.replace("loop0 rw", f"loop0 rw,{change}")
+        )
+        (mount,) = mountinfo.filesystems(line.encode(), "x")
+        for pid in range(3):
+            known.disk(mount, f"/proc/{pid}/root", self.container())
+        assert len(asked) == times
 
     def test_not_for_a_directory_with_a_quota(self, monkeypatch: pytest.MonkeyPatch) -> None:
         asked, known = self.known(monkeypatch)

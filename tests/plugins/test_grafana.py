@@ -128,7 +128,7 @@ def assert_influxdb_has(query: str, fields: dict[str, dict[str, set[str]]]) -> N
     for field in asked:
         assert tags <= known[field], query
         # A sum over what has several devices would be of whichever was last.
-        assert not {"interface", "device", "group"} & (known[field] - tags), query
+        assert not {"interface", "device", "group", "lxcpath"} & (known[field] - tags), query
     for opening, closing in ("()", "{}"):
         assert query.count(opening) == query.count(closing), query
     assert query.count('"') % 2 == 0

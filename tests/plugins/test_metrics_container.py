@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
-from metrics_container import CATALOGUE
+from metrics_container import CATALOGUE, MetricsContainer
 from prometheus_client.parser import text_string_to_metric_families
+from sensu_lxc import host
+from sensu_lxc.findings import State, worst
 
 from tests.plugins.running import PLUGINS, Output, command, run
 from tests.plugins.test_network import HEADING
@@ -40,6 +42,12 @@ def whole(tree: Tree, name: str, **how: object) -> Container:
     tree.write("/proc/loadavg", "1.50 2.50 3.50 2/345 6789\n")
     tree.write("/proc/1/net/dev", HEADING + lo)
     return made
+
+
+def with_monitor(tree: Tree, name: str) -> Container:
+    """Beside it the cgroup of its monitor, by which its name alone tells where its own is."""
+    tree.cgroup(f"/lxc.monitor.{name}", usage=0, limit=None)
+    return whole(tree, name)
 
 
 def metrics(tree: Tree | None, *arguments: str) -> Output:
@@ -72,6 +80,7 @@ def test_all_that_a_container_uses(any_tree: Tree) -> None:
     expected = {
         "up": 1,
         "frozen": 0,
+        "orphaned": 0,
         "cpu_usage_seconds_total": 1,
         "cpu_cores": 4,
         "memory_used_bytes": 30 * MIB,
@@ -113,6 +122,40 @@ def test_all_that_a_container_uses(any_tree: Tree) -> None:
     assert found["scrape.failed_containers"] == 0
 
 
+def test_each_file_of_a_container_is_read_once(any_tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opening costs more than all else; and on v1 its init tells for all hierarchies at once that it lives there."""
+    made = with_monitor(any_tree, "web")
+    opened: list[str] = []
+    open_ = os.open
+
+    def note(path: str, *how: int, **more: int) -> int:
+        opened.append(str(path))
+        return open_(path, *how, **more)
+
+    monkeypatch.setattr(os, "open", note)
+    monkeypatch.setattr(host, "_open", note)
+    assert worst(MetricsContainer(["--root", str(any_tree.root)]).findings()) == State.OK
+    own = [path for path in opened if made.path in path or f"/proc/{made.init}/" in path]
+    assert len(own) > 15
+    assert len(set(own)) == len(own)
+    if any_tree.layout != "v2":
+        assert len([path for path in own if path.endswith("cgroup.procs")]) == 1
+        assert not any("throttle." in path and path.endswith("_device") for path in own), "nothing is counted anyway"
+
+
+@pytest.mark.parametrize("where", [None, "5:pids:/elsewhere\n0::/\n", "", "nonsense"])
+def test_where_init_does_not_tell_each_hierarchy_does(any_tree: Tree, where: str | None) -> None:
+    made = with_monitor(any_tree, "web")
+    told = of("web", numbers(any_tree))
+    path = f"/proc/{made.init}/cgroup"
+    if where is None:
+        any_tree.at(path).unlink()
+    else:
+        any_tree.write(path, where)
+    now = of("web", numbers(any_tree))
+    assert (set(now), now["tasks"]) == (set(told), told["tasks"])
+
+
 def test_a_quota_and_a_device_with_a_name(tree: Tree) -> None:
     made = whole(tree, "web")
     made.write("cpu.max", "150000 100000\n")
@@ -137,6 +180,12 @@ def test_the_host_as_a_whole(tree: Tree) -> None:
     found = numbers(tree)
     host = {path: value for path, value in found.items() if path.startswith("host.")}
     assert host.pop("host.memory_available_bytes") > 0
+    space = os.statvfs(tree.root)
+    disk = {path: host.pop(path) for path in list(host) if ".disk_" in path}
+    assert set(disk) >= {f"host.disk_{one}_bytes.~2fvar~2flib~2flxc" for one in ("used", "available")}
+    assert disk["host.disk_available_bytes.~2fvar~2flib~2flxc"] == pytest.approx(
+        space.f_bavail * space.f_frsize, rel=0.1
+    )
     assert host == {
         "host.memory_total_bytes": 2012132 * 1024,
         "host.memory_promised_bytes": 96 * MIB,
@@ -154,9 +203,48 @@ def test_stopped_and_frozen(any_tree: Tree) -> None:
     whole(any_tree, "ice", frozen=True)
     any_tree.container("off", running=False)
     found = numbers(any_tree)
-    assert of("off", found) == {"up": 0}
+    assert of("off", found) == {"up": 0, "orphaned": 0}
     assert (of("ice", found)["up"], of("ice", found)["frozen"]) == (1, 1)
     assert (found["scrape.containers"], found["scrape.running_containers"]) == (2, 1)
+
+
+def test_an_orphan_is_no_clean_stop(any_tree: Tree) -> None:
+    whole(any_tree, "web", socket=False)
+    whole(any_tree, "db")
+    any_tree.container("off", running=False)
+    found = numbers(any_tree)
+    assert of("web", found) == {"up": 0, "orphaned": 1}
+    assert (of("db", found)["orphaned"], of("off", found)["orphaned"]) == (0, 0)
+    assert found["scrape.unavailable_containers.orphaned"] == 0
+
+
+def test_an_orphan_beside_the_next_life(any_tree: Tree) -> None:
+    """LXC gives the next life a numbered cgroup; the earlier one lives on in the one that bears the name."""
+    whole(any_tree, "web", suffix="-1")
+    any_tree.cgroup("/lxc.payload.web", usage=MIB, limit=None, procs="77\n")
+    found = of("web", numbers(any_tree))
+    assert (found["up"], found["orphaned"], found["tasks"]) == (1, 1, 5)
+
+
+def test_whether_there_is_an_orphan_can_be_unknown(tree: Tree) -> None:
+    """Where a cgroup does not tell whether anything lives in it, 0 would say too much."""
+    whole(tree, "db")
+    tree.container("web", socket=False).write("cgroup.events", "nonsense\n")
+    done = metrics(tree, "-v")
+    found = numbers(tree)
+    assert of("web", found) == {"up": 0}
+    assert found["scrape.unavailable_containers.orphaned"] == 1
+    assert "web: no orphaned: " in done.err
+
+
+def test_a_disk_of_the_host_that_can_not_be_asked_costs_only_itself(tree: Tree) -> None:
+    whole(tree, "web")
+    tree.write("/proc/1/mountinfo", "30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n")
+    tree.write("/etc/lxc/lxc.conf", "lxc.lxcpath = /srv/none\n")
+    tree.listen("/srv/none/other/command")
+    done = metrics(tree, "-v")
+    assert (done.status, "nothing of the disk of /srv/none: " in done.err) == (0, True), done
+    assert "host.disk_" not in done.out and "host.memory_total_bytes" in done.out
 
 
 def test_what_is_not_there_is_left_out_and_never_0(tree: Tree) -> None:
@@ -189,7 +277,7 @@ def test_one_bad_file_costs_neither_the_rest_nor_the_others(tree: Tree, name: st
     whole(tree, "web")
     found = numbers(tree)
     web, bad = ({one for one in of(container, found) if not one.startswith("disk_")} for container in ("web", "bad"))
-    assert len(web) == 31
+    assert len(web) == 32
     assert bad < web or (name, bad) == ("cgroup.procs", web)
     assert len(bad) > 16
     assert found["scrape.failed_containers"] == 0
@@ -204,7 +292,7 @@ def test_one_bad_container_costs_the_others_nothing(any_tree: Tree) -> None:
     whole(any_tree, "web")
     found = numbers(any_tree)
     assert len(of("web", found)) > 20
-    assert found["scrape.failed_containers"] == (1 if of("bad", found) == {"up": 1} else 0)
+    assert found["scrape.failed_containers"] == (set(of("bad", found)) == {"up", "orphaned"})
     assert of("bad", found)["up"] == 1
 
 

@@ -158,10 +158,10 @@ class TestOfAContainer:
         made = with_network(tree)
 
         class Restarting(Host):
-            def read(self, path: str) -> bytes:
+            def read_with_inode(self, path: str) -> tuple[bytes, int]:
                 if path.endswith("/net/dev"):
                     new_life(made)
-                return super().read(path)
+                return super().read_with_inode(path)
 
         with pytest.raises(NotThere, match="restarts"):
             look(tree, host=Restarting(str(tree.root)))
@@ -171,12 +171,12 @@ class TestOfAContainer:
         made = with_network(tree)
 
         class Ending(Host):
-            def read(self, path: str) -> bytes:
+            def value(self, path: str) -> bytes:
                 if path.endswith("/cgroup.procs") and made.directory("").exists():
                     shutil.rmtree(made.directory(""))
                     shutil.rmtree(tree.at(f"/proc/{made.init}"))
                     shutil.rmtree(tree.at(f"/proc/{made.monitor}"))
-                return super().read(path)
+                return super().value(path)
 
         with pytest.raises(NotThere):
             look(tree, host=Ending(str(tree.root)))

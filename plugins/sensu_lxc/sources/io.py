@@ -10,6 +10,12 @@ _LINE_V1 = re.compile(rb"(\d{1,7}:\d{1,7}) (Read|Write|Sync|Async|Discard|Total)
 _TOTAL_V1 = re.compile(rb"Total \d{1,20}\n", re.ASCII)
 _DEVICE = re.compile(rb"\d{1,7}:\d{1,7}", re.ASCII)
 _PAIR = re.compile(rb"([A-Za-z_.]{1,40})=([0-9A-Za-z_.:/-]{1,40})", re.ASCII)
+# What a kernel without further controllers writes.
+_LINE_V2 = re.compile(
+    rb"(\d{1,7}:\d{1,7}) rbytes=(\d{1,40}) wbytes=(\d{1,40}) rios=(\d{1,40}) wios=(\d{1,40})"
+    rb" dbytes=\d{1,40} dios=\d{1,40}",
+    re.ASCII,
+)
 _UNKNOWN = b"(unknown)"  # a disk that was just taken out
 _KEYS = (b"rbytes", b"wbytes", b"rios", b"wios")
 
@@ -41,6 +47,11 @@ def stat(raw: bytes, path: str) -> dict[str, tuple[int, int, int, int]]:
         raise CannotObserve(f"{path} is cut off: it ends in {quoted(raw[-40:])}")
     found: dict[str, tuple[int, int, int, int]] = {}
     for line in raw.split(b"\n"):
+        plain = _LINE_V2.fullmatch(line)
+        if plain is not None:
+            read_bytes, written_bytes, reads, writes = map(int, plain.group(2, 3, 4, 5))
+            found[plain[1].decode()] = read_bytes, written_bytes, reads, writes
+            continue
         device = b""
         counts: dict[bytes, bytes] = {}
         for word in line.split():

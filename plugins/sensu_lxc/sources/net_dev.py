@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import namedtuple
 
 from sensu_lxc.errors import CannotObserve, quoted
@@ -12,7 +13,8 @@ _HEADING = (
     b"bytes    packets errs drop fifo colls carrier compressed\n"
 )
 _COLUMNS = 16
-_DIGITS = 20  # of 2^64 - 1
+# The name ends at the last colon: an older kernel's may hold one, and no number does. 2^64 - 1 has 20 digits.
+_LINE = re.compile(rb" *(\S+): *(\d{1,20})" + rb" +(\d{1,20})" * 11 + rb" +\d{1,20}" * 4 + rb" *", re.ASCII)
 
 
 class Interface(
@@ -33,19 +35,9 @@ def interfaces(raw: bytes, path: str) -> dict[str, Interface]:
         raise CannotObserve(f"{path} is not whole: it lacks its heading or the end of its last line")
     found = {}
     for line in raw[len(_HEADING) : -1].split(b"\n"):
-        name, _, numbers = line.rpartition(b":")  # which an older kernel's name may hold, and no number does
-        counts = numbers.split(None, _COLUMNS)
-        if (
-            len(name.split()) != 1
-            or len(counts) != _COLUMNS
-            or not numbers.replace(b" ", b"").isdigit()
-            or max(map(len, counts)) > _DIGITS
-        ):
+        match = _LINE.fullmatch(line)
+        if match is None:
             raise CannotObserve(f"{path} holds {quoted(line)} where an interface and its {_COLUMNS} counters should be")
-        rx_bytes, rx_packets, rx_errors, rx_drops, _, _, _, _, tx_bytes, tx_packets, tx_errors, tx_drops = map(
-            int, counts[:12]
-        )
-        found[name.strip().decode("utf-8", "surrogateescape")] = Interface(
-            rx_bytes, rx_packets, rx_errors, rx_drops, tx_bytes, tx_packets, tx_errors, tx_drops
-        )
+        counts = map(int, match.group(2, 3, 4, 5, 10, 11, 12, 13))
+        found[match[1].decode("utf-8", "surrogateescape")] = Interface(*counts)
     return found
