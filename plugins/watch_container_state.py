@@ -32,7 +32,8 @@ NAME = "CheckContainerState"  # in the output, so that it reads as the check's o
 CHECK = "check_container_state"
 LOOK_SECONDS = 10.0  # what no monitor tells: frozen from outside, hung, destroyed
 MONITOR_SECONDS = 0.2  # how long one change may wait for another container's monitor
-# A state on its way, or a monitor busy with a hook, is told of where it lasts.
+# A state on its way, a monitor busy with a hook, and what was only just created and not started yet, is told of where
+# it lasts.
 PASSING_SECONDS = 5.0
 # A monitor calls it RUNNING before the kernel has thawed it: frozen from outside is what it still is after that.
 THAWING_SECONDS = 0.3
@@ -47,8 +48,9 @@ class WatchContainerState(plugin.ContainerCheck):
     """Tell Sensu of each container's change of state as it happens. Runs until SIGTERM; a line for each change.
 
     Each container is a proxy client or entity, and its result is that of check_container_state (the same name, the
-    same judge): at the start, at each change, and every --interval, so that no sweep is needed beside it. Follows the
-    monitors themselves, of every lxcpath, LXD and Incus, and so needs root (or to be who started the containers).
+    same judge): at the start, at each change, and every --interval, so that no sweep is needed beside it. A container
+    that does not run when it is first seen has 5 s to be started. Follows the monitors themselves, of every lxcpath,
+    LXD and Incus, and so needs root (or to be who started the containers).
     """
 
     example = """\
@@ -185,7 +187,8 @@ class Watch:
                     finding = Finding(State.UNKNOWN, container.label, str(state))
                 else:
                     finding = expected.judge(container.label, state, self._expect, container.defined)
-                if self._holds(container.directory, finding, patience(state)):
+                is_new = agent.entity_name(container.label, self._how.prefix) not in self._told
+                if self._holds(container.directory, finding, PASSING_SECONDS if is_new else patience(state)):
                     self._tell(container.label, finding, refresh)
             if only is not None:
                 self._know(found, {one.label for one in chosen} if found else set())

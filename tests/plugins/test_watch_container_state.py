@@ -183,6 +183,15 @@ class TestPatience:
         assert web.sees(4, "STARTING") == "STARTING, expected RUNNING"
         assert web.sees(1, "RUNNING") == "RUNNING"
 
+    def test_who_is_created_may_take_a_moment_to_be_started(self, site: Any) -> None:
+        web = site()
+        assert web.sees(0, "STOPPED") == ""
+        assert web.due == 5
+        assert web.sees(3, "RUNNING") == "RUNNING"
+        other = site()
+        assert other.sees(0, "STOPPED") == ""
+        assert other.sees(5, "STOPPED") == "STOPPED, expected RUNNING"
+
     @pytest.mark.parametrize("seconds", [0, 60])
     def test_a_thaw_is_no_freeze_from_outside(self, site: Any, seconds: int) -> None:
         web = site()
