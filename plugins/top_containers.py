@@ -8,7 +8,7 @@ import sys
 from collections import namedtuple
 from time import monotonic, sleep, strftime
 
-from sensu_lxc import accounting, cgroups, inventory, network, plugin, render, table
+from sensu_lxc import accounting, cgroups, network, plugin, render, states, table
 from sensu_lxc.errors import CannotObserve, NotThere
 from sensu_lxc.findings import Finding, State
 from sensu_lxc.history import differences
@@ -27,8 +27,16 @@ if TYPE_CHECKING:
     from sensu_lxc.inventory import Container
 
 LIVE_SECONDS, ONCE_SECONDS = 2.0, 0.5
+MONITORS_SECONDS = 0.2  # how long a hung monitor may hold up a refresh, however many hang
+# What somebody has to see to, whatever the containers use: it comes first, and is counted above the table.
+ORPHAN_BESIDE = "+ORPHANED"
+TROUBLE = (states.ORPHANED, states.UNRESPONSIVE, ORPHAN_BESIDE)
+STOPPED = ("STOPPED", "STOPPED?")
+COLOURS = dict.fromkeys(STOPPED, table.DIM) | {"FROZEN": table.CYAN}
+ABSENT = "no such container here, or it is not running and hidden from this user"
 
-# What was read of a container; None for what could not be.
+# What was read of a container; state: a word of states.py, with ORPHAN_BESIDE where an earlier life runs on beside it,
+# with a ? where it may run all the same, "" where it can't be told; the others are None where they could not be read.
 Look = namedtuple("Look", "at state cpu memory tasks io network pressures")
 
 
@@ -40,7 +48,7 @@ class Row(
         "sent_bytes_per_second tasks tasks_limit cpu_pressure_percent memory_pressure_percent io_pressure_percent",
     )
 ):
-    """A container in the table; None for what is not known of it.
+    """A container in the table; None for what is not known of it, "" for a state that is not.
 
     cpu_percent: of cpu_cores, which is what it may use; memory_percent: of its limit, or of the host's RAM;
     …_pressure_percent: of the time, in which some of its tasks waited for that.
@@ -79,6 +87,8 @@ class TopContainers(plugin.ContainerCheck):
     CPU is in percent of what a container may use (quota, cpuset, CPUs), memory is what the kernel can't take back, in
     percent of its limit or else of the host's; network as the container sees it; PRESSURE is for how much of the time
     some task waited for CPU/memory/I/O. A dash stands where the kernel does not count, or hides it from this user.
+    First come those in trouble: ORPHANED runs without its monitor, +ORPHANED is beside processes of an earlier life,
+    the monitor of one that is UNRESPONSIVE hangs; check_container_state.py says more of each.
     """
 
     example = (
@@ -150,9 +160,16 @@ Keys: """
         sleep(self.options.interval)
         self.rows = self.compared(before, self.looks())
         yield Finding(State.OK, "", f"{len(self.rows)} containers")
+        for name in self.missing:
+            yield Finding(State.UNKNOWN, name, ABSENT)
 
     def output(self, status: State, findings: Sequence[Finding]) -> str:
         rows = self.sorted(self.rows)
+        for finding in findings:
+            if finding.state is State.UNKNOWN:
+                self.aside(f"{type(self).__name__} UNKNOWN: {render.text(str(finding))}")
+        for sentence in self.unseen:
+            self.aside(f"{type(self).__name__}: {render.text(sentence)}")
         if self.options.json:
             from json import dumps
 
@@ -172,10 +189,12 @@ Keys: """
         with table.Terminal() as terminal:
             while True:
                 columns, height = terminal.size
-                shown = [
-                    table.cut(problem or self.summary(rows), columns),
-                    *lines(self.sorted(rows), self.by, columns, table.wants_colours(1)),
-                ]
+                colours = table.wants_colours(1)
+                shown = [table.cut(problem or self.summary(rows), columns)]
+                for sentence, colour in () if problem else self.warnings(rows):
+                    words = table.cut(sentence, columns)
+                    shown.append(table.paint(words, colour) if colours else words)
+                shown += lines(self.sorted(rows), self.by, columns, colours)
                 hidden = len(shown) - (height - 1)
                 if hidden > 0:
                     shown = [*shown[: height - 2], f"… and {hidden + 1} more"]
@@ -202,7 +221,7 @@ Keys: """
 
     def summary(self, rows: Sequence[Row]) -> str:
         """The line above the table."""
-        running = [row for row in rows if row.state not in ("STOPPED", "")]
+        running = [row for row in rows if row.state not in ("", *STOPPED)]
         cores, used = (_sum(*(getattr(row, one) for row in rows)) for one in ("cpu_cores_used", "memory_used_bytes"))
         return (
             f"{strftime('%H:%M:%S')}  {len(running)} of {len(rows)} containers run, using "
@@ -210,34 +229,61 @@ Keys: """
             f"by {self.by}{' reversed' if self.is_reversed else ''}"
         )
 
+    def warnings(self, rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
+        """The lines between those two, each with its colour: what the numbers do not tell."""
+        troubled = [row for row in self.sorted(rows) if in_trouble(row)]
+        if troubled:
+            yield "see to " + ", ".join(f"{row.name} ({row.state})" for row in troubled), table.RED
+        if self.missing:
+            yield f"{', '.join(self.missing)}: {ABSENT}", table.YELLOW
+        for sentence in self.unseen:
+            yield sentence, table.DIM
+
     # Both
 
     def sorted(self, rows: Sequence[Row]) -> list[Row]:
-        """The rows in order; what is not known comes last, and what is equal by name."""
+        """The rows in order; trouble comes first, what is not known last, and what is equal by name."""
         value = SORTS[self.by][1]
         rows = sorted(rows, key=lambda row: row.name)
         known = [row for row in rows if value(row) is not None]
         rest = [row for row in rows if value(row) is None]
-        return [*sorted(known, key=value, reverse=(self.by == "name") == self.is_reversed), *rest]  # type: ignore[arg-type]
+        ordered = sorted(known, key=value, reverse=(self.by == "name") == self.is_reversed)  # type: ignore[arg-type]
+        return sorted([*ordered, *rest], key=lambda row: not in_trouble(row))
 
     def looks(self) -> dict[str, Look]:
         """{label: Look} of all containers."""
         found = self.inventory()
+        self.missing = found.missing
+        self.unseen = [f"stopped containers may be missing here: {sentence}" for sentence in found.unseen]
         tree = cgroups.Cgroups(self.host, found.running)
+        seen = states.observe(self.host, tree, found.containers, MONITORS_SECONDS, found.running)
         self.memory_bytes = tree.host_memory().total_bytes
         path = "/sys/devices/system/cpu/online"
         self.cores = cpu_files.count_of_list(self.host.value(path), path)
-        return {container.label: look(self.host, tree, container) for container in found.containers}
+        return {one.label: look(self.host, tree, one, word(seen[one.directory])) for one in found.containers}
 
     def compared(self, before: dict[str, Look], after: dict[str, Look]) -> list[Row]:
         """A row for each container that is there now."""
         return [row(label, before.get(label), now, self.memory_bytes) for label, now in after.items()]
 
 
-def look(host: Host, tree: Cgroups, container: Container) -> Look:
+def word(state: states.State | CannotObserve) -> str:
+    """What the table says of a state."""
+    if isinstance(state, CannotObserve):
+        return ""
+    if state.beside:
+        return f"{state.name}{ORPHAN_BESIDE}"
+    # Without its config read nobody knows for sure; that is every stopped one to an ordinary user, and said elsewhere.
+    return f"{state.name}{'' if state.doubt in ('', states.HIDDEN) else '?'}"
+
+
+def in_trouble(row: Row) -> bool:
+    """Whether somebody has to see to it."""
+    return bool(row.state.endswith(TROUBLE))
+
+
+def look(host: Host, tree: Cgroups, container: Container, state: str) -> Look:
     """Read all of a container; what can't be read costs nothing else."""
-    if not container.has_monitor:
-        return Look(monotonic(), "STOPPED", None, None, None, None, None, {})
 
     def read(from_: Callable[..., object], *more: object) -> object:
         try:
@@ -245,17 +291,9 @@ def look(host: Host, tree: Cgroups, container: Container) -> Look:
         except CannotObserve:
             return None
 
-    try:
-        try:
-            frozen = tree.is_frozen(container)
-        except NotThere:
-            frozen = tree.is_frozen(container, surely=True)
-        state = "FROZEN" if frozen else "RUNNING"
-    except CannotObserve as problem:
-        if isinstance(problem, NotThere) and not inventory.has_monitor_now(host, container):
-            return Look(monotonic(), "STOPPED", None, None, None, None, None, {})
-        state = ""
     now = monotonic()
+    if state in STOPPED:
+        return Look(now, state, None, None, None, None, None, {})
     return Look(
         now,
         state,
@@ -319,9 +357,10 @@ def row(label: str, before: Look | None, now: Look, host_memory_bytes: int) -> R
     )
 
 
+# The last ones are left out where there is no room.
 HEADINGS = (
-    "NAME", "CPU%", "CORES", "MEMORY", "MEM%", "TASKS", "READ/s", "WRITE/s", "RECV/s", "SENT/s", "SWAP", "PRESSURE",
-    "STATE",
+    "NAME", "STATE", "CPU%", "CORES", "MEMORY", "MEM%", "TASKS", "READ/s", "WRITE/s", "RECV/s", "SENT/s", "SWAP",
+    "PRESSURE",
 )  # fmt: skip
 # Which column is what a sort goes by.
 SORTED_COLUMNS = {
@@ -333,18 +372,23 @@ SORTED_COLUMNS = {
 def lines(rows: Sequence[Row], by: str, columns: int, colours: bool) -> list[str]:
     """The table."""
     heading = [
-        Cell(name, f"{table.BOLD};{table.REVERSED}" if name in SORTED_COLUMNS[by] else table.BOLD, name == "NAME")
+        Cell(
+            name,
+            f"{table.BOLD};{table.REVERSED}" if name in SORTED_COLUMNS[by] else table.BOLD,
+            name in ("NAME", "STATE"),
+        )
         for name in HEADINGS
     ]
     return table.table(heading, map(_cells, rows), columns, colours)
 
 
 def _cells(row: Row) -> list[Cell]:
-    dim = table.DIM if row.state == "STOPPED" else ""
+    colour = table.RED if in_trouble(row) else COLOURS.get(row.state, "")
     pressures = (row.cpu_pressure_percent, row.memory_pressure_percent, row.io_pressure_percent)
     waits = "/".join("-" if one is None else f"{one:.0f}" for one in pressures)
     return [
-        Cell(row.name, dim or (table.CYAN if row.state == "FROZEN" else ""), True),
+        Cell(row.name, colour, True),
+        Cell(row.state or "?", colour, True),
         Cell(_percent(row.cpu_percent), _alarming(row.cpu_percent)),
         Cell("-" if row.cpu_cores is None else f"{row.cpu_cores:.4g}"),
         Cell(_size(row.memory_used_bytes)),
@@ -356,7 +400,6 @@ def _cells(row: Row) -> list[Cell]:
         Cell(_size(row.sent_bytes_per_second)),
         Cell(_size(row.swap_used_bytes)),
         Cell("-" if waits == "-/-/-" else waits, _alarming(max(one or 0 for one in pressures) * 2)),
-        Cell(row.state or "?", dim or (table.CYAN if row.state == "FROZEN" else "")),
     ]
 
 

@@ -32,8 +32,11 @@ NAME = "CheckContainerState"  # in the output, so that it reads as the check's o
 CHECK = "check_container_state"
 LOOK_SECONDS = 10.0  # what no monitor tells: frozen from outside, hung, destroyed
 MONITOR_SECONDS = 0.2  # how long one change may wait for another container's monitor
-# A state on its way, or a monitor busy with a hook, is told of where it lasts.
+# A state on its way, a monitor busy with a hook, and what was only just created and not started yet, is told of where
+# it lasts.
 PASSING_SECONDS = 5.0
+# A monitor calls it RUNNING before the kernel has thawed it: frozen from outside is what it still is after that.
+THAWING_SECONDS = 0.3
 PASSING = ("STARTING", "STOPPING", "ABORTING", "FREEZING", states.UNRESPONSIVE)
 QUEUE_AT_MOST = 10_000
 RETRY_SECONDS = 1.0
@@ -45,8 +48,9 @@ class WatchContainerState(plugin.ContainerCheck):
     """Tell Sensu of each container's change of state as it happens. Runs until SIGTERM; a line for each change.
 
     Each container is a proxy client or entity, and its result is that of check_container_state (the same name, the
-    same judge): at the start, at each change, and every --interval, so that no sweep is needed beside it. Follows the
-    monitors themselves, of every lxcpath, LXD and Incus, and so needs root (or to be who started the containers).
+    same judge): at the start, at each change, and every --interval, so that no sweep is needed beside it. A container
+    that does not run when it is first seen has 5 s to be started. Follows the monitors themselves, of every lxcpath,
+    LXD and Incus, and so needs root (or to be who started the containers).
     """
 
     example = """\
@@ -99,7 +103,8 @@ class Watch:
         self._parting: set[str] = set()
         self._lock = threading.Lock()  # of what follows
         self._told: dict[str, tuple[State, str]] = {}  # by entity
-        self._wrong_since: dict[str, float] = {}
+        # By directory: since when something is wrong, how long that is waited for, and since when it is of that kind.
+        self._wrong_since: dict[str, tuple[float, float, float]] = {}
         self._due: dict[str, float] = {}
         self._changed: dict[str, float] = {}
         self._look_now, self._ending = threading.Event(), False
@@ -179,11 +184,11 @@ class Watch:
                     continue  # this look is older than what its monitor told since
                 state = seen[container.directory]
                 if isinstance(state, CannotObserve):
-                    finding, is_passing = Finding(State.UNKNOWN, container.label, str(state)), True
+                    finding = Finding(State.UNKNOWN, container.label, str(state))
                 else:
                     finding = expected.judge(container.label, state, self._expect, container.defined)
-                    is_passing = state.name in PASSING
-                if self._holds(container.directory, finding, is_passing):
+                is_new = agent.entity_name(container.label, self._how.prefix) not in self._told
+                if self._holds(container.directory, finding, PASSING_SECONDS if is_new else patience(state)):
                     self._tell(container.label, finding, refresh)
             if only is not None:
                 self._know(found, {one.label for one in chosen} if found else set())
@@ -196,15 +201,19 @@ class Watch:
                         self._tell(name, expected.absent(name), refresh)
             self._part(found)
 
-    def _holds(self, directory: str, finding: Finding, is_passing: bool) -> bool:
+    def _holds(self, directory: str, finding: Finding, patience: float) -> bool:
         """Whether it is to be told now. What is wrong for a moment is looked at again."""
         if finding.state is State.OK:
             self._wrong_since.pop(directory, None)
             return True
-        patience = max(self._settle, PASSING_SECONDS if is_passing else 0.0)
-        until = self._wrong_since.setdefault(directory, monotonic()) + patience
-        if monotonic() < until:
-            self._due.setdefault(directory, until)
+        now = monotonic()
+        since, kind, kind_since = self._wrong_since.get(directory, (now, patience, now))
+        if kind != patience:  # it was wrong before, but in a way that is not waited for
+            kind_since = now
+        self._wrong_since[directory] = since, patience, kind_since
+        until = max(since + self._settle, kind_since + patience)
+        if now < until:
+            self._due[directory] = min(until, self._due.get(directory, until))
             return False
         return True
 
@@ -245,6 +254,13 @@ class Watch:
             if str(problem) != self._said:
                 self._said = str(problem)
                 say(f"UNKNOWN who goes away while this does not run will not be told so: {text(str(problem), 600)}")
+
+
+def patience(state: states.State | CannotObserve) -> float:
+    """For how many seconds a state that is wrong is waited for to pass."""
+    if isinstance(state, CannotObserve) or state.name in PASSING:
+        return PASSING_SECONDS
+    return THAWING_SECONDS if state.name == "FROZEN" and state.detail else 0.0
 
 
 class Outbox:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,19 @@ def lxc(*arguments: str, stdin: str = "") -> str:
     done = subprocess.run(["lxc", *arguments], input=stdin, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, f"lxc {' '.join(arguments)}: {done.stderr}"
     return done.stdout
+
+
+def insist(*arguments: str) -> None:
+    """As lxc(), once LXD is ready to: it refuses while it has not noticed yet what became of the instance."""
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            lxc(*arguments)
+            return
+        except AssertionError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
 
 
 @contextlib.contextmanager
@@ -69,7 +83,7 @@ def running(name: str) -> Iterator[str]:
     try:
         yield name
     finally:
-        lxc("delete", "-f", name)
+        insist("delete", "-f", name)
 
 
 def _image(folder: Path) -> Path:

@@ -159,6 +159,44 @@ def test_a_loop_image(tmp_path: Path, nobody) -> None:  # noqa: F811
         assert (status, "run the check as root" in output) == (3, True), output
 
 
+@pytest.fixture
+def volume_group(tmp_path: Path) -> Iterator[str]:
+    """An LVM of its own on a loop device; the kernel of make test-vm's guest has what it takes."""
+    if shutil.which("vgcreate") is None:
+        pytest.skip("no vgcreate (apt install lvm2)")
+    if subprocess.run(["dmsetup", "version"], capture_output=True).returncode:
+        pytest.skip("this kernel has no device-mapper")
+    image, name = tmp_path / "image", f"sensu-lxc-test-{os.getpid()}"
+    with open(image, "wb") as file:
+        file.truncate(200 * MIB)
+    attach = ["losetup", "--find", "--show", str(image)]
+    device = subprocess.run(attach, capture_output=True, text=True, check=True).stdout.strip()
+    try:
+        subprocess.run(["vgcreate", "-q", name, device], check=True, capture_output=True, timeout=60)
+        yield name
+    finally:
+        subprocess.run(["vgremove", "-q", "-f", name], capture_output=True, timeout=60)
+        subprocess.run(["pvremove", "-q", "-f", device], capture_output=True, timeout=60)
+        subprocess.run(["losetup", "--detach", device], check=True)
+
+
+def test_a_logical_volume(tmp_path: Path, volume_group: str, nobody) -> None:  # noqa: F811
+    how = ("-B", "lvm", "--vgname", volume_group, "--fssize", "64M", "--fstype", "ext4")
+    with made_by(*how, lxcpath=str(tmp_path)) as container:
+        assert f"/dev/{volume_group}/c" in Path(container.directory, "config").read_text()
+        options = ("-n", container.name, "-P", str(tmp_path))
+        status, output = check(*options)
+        assert (status, "shared" in output) == (0, False), output
+        assert measured(output, "c_disk") == df(container)
+        container.run("dd", "if=/dev/zero", "of=/root/x", "bs=1M", "count=200", check=False)
+        container.run("sync")
+        status, output = check(*options)
+        assert (status, "critical at 90%" in output) == (2, True), output
+        assert measured(output, "c_disk") == df(container)
+        status, output = as_nobody(nobody, "disk", "-n", container.name)
+        assert (status, "run the check as root" in output) == (3, True), output
+
+
 def test_an_overlay_fills_the_hosts_disk(tmp_path: Path, nobody) -> None:  # noqa: F811
     lxcpath = str(tmp_path)
     with made_by(lxcpath=lxcpath, name="base") as base:

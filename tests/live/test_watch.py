@@ -92,6 +92,24 @@ def test_each_change_is_told_and_a_reboot_is_none(lxcpath: str, tmp_path: pathli
     )
 
 
+def test_a_thaw_is_no_freeze_from_outside(lxcpath: str, tmp_path: pathlib.Path) -> None:
+    """The monitor calls it RUNNING before the kernel has thawed it."""
+    with made(lxcpath, "web") as web, Stamped() as there, watching(lxcpath, there.url, tmp_path, "--interval", "1h"):
+        good, frozen = (0, "RUNNING"), (2, "FROZEN, expected RUNNING")
+        told = [good]
+        wait_until(lambda: there.of("web") == told, 10, "its first result")
+        for pause in [0] * 10 + [1] * 5:
+            for tool, news in (("lxc-freeze", frozen), ("lxc-unfreeze", good)):
+                subprocess.run([tool, "-P", lxcpath, "-n", "web"], check=True, timeout=10)
+                told.append(news)
+                wait_until(lambda: len(there.of("web")) >= len(told), 9, f"{tool} to be told")
+                assert there.of("web") == told
+                time.sleep(pause)
+        web.freeze_outside()
+        bad = (2, "FROZEN (frozen from outside LXC), expected RUNNING")
+        wait_until(lambda: there.of("web") == [*told, bad], 15, "a real one to be told")
+
+
 def how_soon(container: Container, there: Stamped, rounds: int = 15) -> "list[float]":
     """Milliseconds from the kill of a container's init to the result at the agent; it ends stopped."""
     took = []

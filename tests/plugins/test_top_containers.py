@@ -84,7 +84,7 @@ class TestRow:
         blind = seen(2.0, cpu=None, memory=None, tasks=None, io=None, network=None, pressures={})
         made = row("web", blind._replace(at=1.0), blind, GIB)
         assert set(made[2:]) == {None}
-        assert re.search(r"^web +(- +)+RUNNING$", lines([made], "cpu", 200, False)[1])
+        assert re.search(r"^web +RUNNING( +-)+$", lines([made], "cpu", 200, False)[1])
 
     def test_without_a_limit_memory_is_of_the_host(self) -> None:
         memory = Memory(256 * MIB, 0, 0, 0, None, None, None)
@@ -128,9 +128,9 @@ class TestOnce:
         assert (done.status, done.err) == (0, "")
         heading, ice, off, web = done.out.splitlines()
         assert heading.split() == list(HEADINGS)
-        assert re.fullmatch(r"ice .* FROZEN", ice)
-        assert re.fullmatch(r"off( +-){11} STOPPED", off)
-        assert re.match(r"web +0\.0 +4 +40\.0M +62\.5 +5 ", web)
+        assert re.fullmatch(r"ice +FROZEN +0\.0 .*", ice)
+        assert re.fullmatch(r"off +STOPPED( +-){11}", off)
+        assert re.match(r"web +RUNNING +0\.0 +4 +40\.0M +62\.5 +5 ", web)
         assert "\x1b" not in done.out
 
     def test_a_bad_container_costs_the_others_nothing(self, any_tree: Tree) -> None:
@@ -142,7 +142,7 @@ class TestOnce:
         whole(any_tree, "web")
         done = top(any_tree)
         assert (done.status, done.err) == (0, "")
-        assert re.search(r"^web +0\.0 .* RUNNING$", done.out, re.MULTILINE)
+        assert re.search(r"^web +RUNNING +0\.0 ", done.out, re.MULTILINE)
         assert re.search(r"^bad ", done.out, re.MULTILINE)
 
     @pytest.mark.parametrize(("by", "first"), [("memory", "big"), ("tasks", "many"), ("name", "big"), ("swap", "many")])
@@ -179,6 +179,35 @@ class TestOnce:
         whole(tree, "web")
         done = run(SCRIPT, tree, *arguments)
         assert (done.status, done.err, done.out.count("\n")) == (3, "", 1)
+
+    @pytest.mark.parametrize("by", ["cpu", "memory", "name"])
+    def test_trouble_comes_first(self, any_tree: Tree, by: str) -> None:
+        whole(any_tree, "alive", usage=60 * MIB)
+        whole(any_tree, "orphan", usage=40 * MIB, socket=False)
+        any_tree.container("off", running=False)
+        for more in ((), ("--reverse",)):
+            done = top(any_tree, "--sort", by, *more)
+            assert (done.status, done.err) == (0, "")
+            # What runs on without its monitor uses memory as before, which nobody else shows.
+            assert re.match(r"orphan +ORPHANED .* 40\.0M ", done.out.splitlines()[1])
+            assert re.search(r"^alive +RUNNING ", done.out, re.MULTILINE)
+
+    def test_an_earlier_life_beside_the_running_one(self, tree: Tree) -> None:
+        whole(tree, "web", suffix="-1")
+        tree.container("web", socket=False)
+        assert re.match(r"web +RUNNING\+ORPHANED ", top(tree).out.splitlines()[1])
+
+    def test_who_is_asked_for_and_not_there_is_said(self, site: Tree) -> None:
+        said = (
+            "TopContainers UNKNOWN: no-such: no such container here, or it is not running and hidden from this user\n"
+        )
+        some = top(site, "-n", "web,no-such")
+        assert (some.status, some.err) == (3, said)
+        assert [line.split()[0] for line in some.out.splitlines()] == ["NAME", "web"]
+        none = top(site, "-n", "no-such", "--json")
+        assert (none.status, none.err, json.loads(none.out)["containers"]) == (3, said, [])
+        pattern = top(site, "-n", "x\x1b*", "-n", "db")
+        assert (pattern.status, pattern.err.count("\n"), "\x1b" in pattern.err) == (3, 1, False)
 
     def test_nothing_there_is_unknown(self, tree: Tree) -> None:
         done = top(tree)
@@ -311,14 +340,32 @@ class TestLive:
             shown.press("q")
             assert shown.end() == 0
 
+    def test_who_is_asked_for_and_not_there_is_said(self, site: Tree) -> None:
+        with screen(site, "-n", "web", "-n", "no-such*") as shown:
+            shown.until("web .*\x1b\\[J")
+            assert shown.last[1].startswith("no-such*: no such container here")
+            assert [line.split()[0] for line in shown.last[2:4]] == ["NAME", "web"]
+        with screen(site, "-n", "no-such", "--interval", "100ms") as shown:
+            shown.until("no-such: no such container here.*NAME.*\x1b\\[J")
+            site.container("no-such")
+            shown.until("no-such +RUNNING ")
+
+    def test_trouble_is_said_above_the_table(self, site: Tree) -> None:
+        whole(site, "lost", socket=False)
+        with screen(site, size=(60, 12)) as shown:
+            shown.until("see to lost \\(ORPHANED\\).*\x1b\\[J")
+            assert "\x1b[31msee to lost (ORPHANED)\x1b[0m" in shown.out
+            assert re.match("lost +ORPHANED ", shown.last[3])
+            assert "\x1b[31mORPHANED\x1b[0m" in shown.out
+
     def test_follows_the_size(self, site: Tree) -> None:
         with screen(site, "--interval", "1h", size=(200, 12)) as shown:
-            shown.until("STATE")
+            shown.until("PRESSURE")
             stands = len(shown.out)
             shown.resize(40, 4)
             shown.until("more", stands)
             assert len(shown.last) == 4 and max(map(len, shown.last)) <= 40
-            assert "STATE" not in shown.last[1]
+            assert "STATE" in shown.last[1] and "PRESSURE" not in shown.last[1]
             shown.press("q")
             assert shown.end() == 0
 

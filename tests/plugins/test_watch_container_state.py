@@ -19,7 +19,7 @@ import pytest
 import watch_container_state
 from hypothesis import given
 from hypothesis import strategies as some
-from sensu_lxc import following
+from sensu_lxc import following, inventory, states
 from sensu_lxc.agent import Result
 from sensu_lxc.errors import CannotObserve
 from sensu_lxc.host import Host
@@ -129,6 +129,89 @@ class TestFollowers:
     def heard(followers: following.Followers, poll: select.poll) -> Any:
         ((descriptor, _),) = poll.poll(5000)
         return followers.hear(descriptor)
+
+
+class TestPatience:
+    """One container whose state and whose clock are ours."""
+
+    @pytest.fixture
+    def site(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+        directory = "/srv/lxc/web"
+        where = ["--agent", "http://127.0.0.1:9", "--state-dir", str(tmp_path)]
+
+        class Site:
+            now = 1000.0
+
+            def __init__(self, *more: str) -> None:
+                self.watch = watch_container_state.Watch(watch_container_state.WatchContainerState([*where, *more]))
+                self.told: list[str] = []
+                one = inventory.Container("web", "/srv/lxc", True, True, "web")
+                found = inventory.Inventory([one], [], [], {directory})
+                monkeypatch.setattr(self.watch._check, "inventory", lambda: found)
+                monkeypatch.setattr(self.watch._outbox, "put", lambda result: self.told.append(result.output))
+                monkeypatch.setattr(watch_container_state.states, "observe", lambda *_: {directory: self.state})
+                monkeypatch.setattr(watch_container_state, "monotonic", lambda: self.now)
+
+            def sees(self, seconds: float, name: str, detail: str = "") -> str:
+                """What is told when it is looked at after so long, without the beginning of each line."""
+                self.now += seconds
+                self.state = states.State(name, detail)
+                self.told.clear()
+                self.watch._look({directory}, 0.2)
+                return " ".join(output.rpartition("web: ")[2] for output in self.told)
+
+            @property
+            def due(self) -> float:
+                """Seconds until it is looked at again by itself; each is asked for once."""
+                return round(self.watch._due.pop(directory) - self.now, 3)
+
+        return Site
+
+    OUTSIDE = ("FROZEN", "frozen from outside LXC")
+
+    def test_what_is_wrong_is_told_at_once_and_what_passes_is_not(self, site: Any) -> None:
+        web = site()
+        assert web.sees(0, "RUNNING") == "RUNNING"
+        assert web.sees(0, "STOPPING") == ""
+        assert web.due == 5
+        assert web.sees(1, "STOPPED") == "STOPPED, expected RUNNING"
+        # What was wrong for long is told of what passes no sooner.
+        assert web.sees(60, "STARTING") == ""
+        assert web.due == 5
+        assert web.sees(1, "STOPPING") == ""
+        assert web.due == 4, "what only passes from one to the next is told all the same"
+        assert web.sees(4, "STARTING") == "STARTING, expected RUNNING"
+        assert web.sees(1, "RUNNING") == "RUNNING"
+
+    def test_who_is_created_may_take_a_moment_to_be_started(self, site: Any) -> None:
+        web = site()
+        assert web.sees(0, "STOPPED") == ""
+        assert web.due == 5
+        assert web.sees(3, "RUNNING") == "RUNNING"
+        other = site()
+        assert other.sees(0, "STOPPED") == ""
+        assert other.sees(5, "STOPPED") == "STOPPED, expected RUNNING"
+
+    @pytest.mark.parametrize("seconds", [0, 60])
+    def test_a_thaw_is_no_freeze_from_outside(self, site: Any, seconds: int) -> None:
+        web = site()
+        assert web.sees(0, "RUNNING") == "RUNNING"
+        assert web.sees(0, "FROZEN") == "FROZEN, expected RUNNING"
+        # Its monitor calls it RUNNING, and the kernel has not thawed it yet.
+        assert web.sees(seconds, *self.OUTSIDE) == ""
+        assert web.due == 0.3
+        assert web.sees(0.3, "RUNNING") == "RUNNING"
+        assert web.sees(9, *self.OUTSIDE) == ""
+        assert web.sees(0.3, *self.OUTSIDE) == "FROZEN (frozen from outside LXC), expected RUNNING"
+
+    def test_settle_counts_from_when_it_was_well(self, site: Any) -> None:
+        web = site("--settle", "2s")
+        assert web.sees(0, "RUNNING") == "RUNNING"
+        assert web.sees(0, "STOPPED") == ""
+        assert web.due == 2
+        assert web.sees(1, "FROZEN") == ""
+        assert web.due == 1
+        assert web.sees(1, "STOPPED") == "STOPPED, expected RUNNING"
 
 
 def result(entity: str, status: int = 0) -> Result:

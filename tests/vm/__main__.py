@@ -31,9 +31,11 @@ PACKAGES = ("qemu-system-x86", "mmdebstrap", "debian-archive-keyring", "e2fsprog
 TOOLS = ("qemu-system-x86_64", "mmdebstrap", "mke2fs")
 # What asks the kernel and LXC. The guest has no LXD, no Sensu and no way out, which other tests need.
 TESTS = tuple(
-    f"tests/live/test_{topic}.py" for topic in ("checks", "accounting", "network", "disk", "host_capacity", "watch")
+    f"tests/live/test_{topic}.py"
+    for topic in ("checks", "accounting", "network", "disk", "host_capacity", "watch", "top", "systemd")
 )
-# Without KVM each takes ten seconds: those for which v2 has other files, or has them elsewhere.
+# Without KVM each takes ten seconds: those for which v2 has other files, or has them elsewhere; and what only the guest
+# has.
 FEW = (
     "tests/live/test_accounting.py",
     *(
@@ -54,6 +56,9 @@ FEW = (
     ),
     "tests/live/test_network.py::test_traffic_is_what_the_other_end_counts",
     "tests/live/test_disk.py::test_a_loop_image",
+    # A device-mapper, and a systemd that runs.
+    "tests/live/test_disk.py::test_a_logical_volume",
+    "tests/live/test_systemd.py",
 )
 # Where Debian's Python 3.11 looks, whoever runs it.
 LIBRARIES = "usr/local/lib/python3.11/dist-packages"

@@ -6,12 +6,14 @@ folder=$1
 root=$folder/root
 
 packages=linux-image-cloud-amd64,systemd-sysv,dbus,udev,kmod,procps,iproute2,iptables,dnsmasq-base,python3
-packages=$packages,lxc,lxc-templates,lxcfs,apparmor,uidmap,busybox-static
+packages=$packages,lxc,lxc-templates,lxcfs,apparmor,uidmap,busybox-static,lvm2,e2fsprogs
 # The initrd brings what finds the disk, and no more: it is unpacked at each boot.
 mmdebstrap --quiet --mode=root --variant=minbase --include="$packages" \
     --dpkgopt=force-unsafe-io \
     --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
     --dpkgopt='path-exclude=/usr/share/locale/*' \
+    --dpkgopt='path-exclude=/usr/share/initramfs-tools/hooks/dmsetup' \
+    --dpkgopt='path-exclude=/usr/share/initramfs-tools/hooks/lvm2' \
     --essential-hook='mkdir -p "$1/etc/initramfs-tools/conf.d"
         echo MODULES=list > "$1/etc/initramfs-tools/conf.d/small"
         printf "%s\n" virtio_pci virtio_blk ext4 > "$1/etc/initramfs-tools/modules"' \
@@ -33,7 +35,7 @@ sed -i "s#^ *./busybox --list | .*xargs -n1 ln -s busybox#cp -P $links/* .#" "$r
 # Nobody logs in, nothing is updated, and no network but that of the containers.
 ln -sf /dev/null "$root/etc/systemd/system/serial-getty@ttyS0.service"
 for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service \
-    fstrim.timer getty@.service lxc.service; do
+    fstrim.timer getty@.service lxc.service lvm2-monitor.service blk-availability.service; do
     systemctl --root="$root" --quiet disable "$unit" 2>/dev/null || true
 done
 systemctl --root="$root" --quiet set-default multi-user.target
