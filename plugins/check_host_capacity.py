@@ -94,7 +94,7 @@ class CheckHostCapacity(plugin.Check):
 
     def orphans(self, tree: Cgroups, container: Container, running: set[str]) -> Iterator[Finding]:
         """What runs on without its monitor is in no sum of promises."""
-        if container.has_monitor and not tree.namesakes(container.name, tree.payload_hierarchy()):
+        if container.has_monitor and not tree.beside(container, tree.payload_hierarchy()):
             return
         from sensu_lxc import states
 

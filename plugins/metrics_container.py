@@ -369,7 +369,7 @@ class Look:
 
     def is_orphaned(self, container: Container, up: bool, running: Collection[str]) -> bool:
         """Whether processes of it run on without their monitor. up: whether it runs itself."""
-        if up and not self.tree.namesakes(container.name, self.tree.payload_hierarchy()):
+        if up and not self.tree.beside(container, self.tree.payload_hierarchy()):
             return False
         from sensu_lxc import states
 

@@ -257,6 +257,10 @@ Keys: """
         self.unseen = [f"stopped containers may be missing here: {sentence}" for sentence in found.unseen]
         tree = cgroups.Cgroups(self.host, found.running)
         seen = states.observe(self.host, tree, found.containers, MONITORS_SECONDS, found.running)
+        for container in found.containers:
+            state = seen[container.directory]
+            if not isinstance(state, CannotObserve) and state.name == states.ORPHANED:
+                tree.orphan_is_in(container, state.detail)
         self.memory_bytes = tree.host_memory().total_bytes
         path = "/sys/devices/system/cpu/online"
         self.cores = cpu_files.count_of_list(self.host.value(path), path)

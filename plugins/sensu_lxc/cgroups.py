@@ -148,6 +148,12 @@ class Cgroups:
         self._found[key] = {point}, found[len(point) :]
         return found
 
+    def orphan_is_in(self, container: Container, place: str) -> None:
+        """Where the processes of a container without a monitor were found, which nobody else tells."""
+        for hierarchy in self.payload_hierarchies():
+            if place.startswith(f"{hierarchy.point}/"):
+                self._found[container.directory, hierarchy.root] = {hierarchy.point}, place[len(hierarchy.point) :]
+
     def forget(self) -> None:
         """Look anew where containers are: time has passed."""
         self._found.clear()
@@ -158,8 +164,11 @@ class Cgroups:
 
     def _find(self, container: Container, hierarchy: Hierarchy, surely: bool) -> str:
         place = None if surely else self._place(container, hierarchy)
-        if place is not None and self._is_live(place, hierarchy):
-            return place
+        try:
+            if place is not None and self._is_live(place, hierarchy):
+                return place
+        except CannotObserve:  # somebody else may tell
+            pass
         path = self._asked(container, hierarchy) if self._host.is_this_one else None
         if path is None:
             path = self._of_init(container, hierarchy)
