@@ -65,17 +65,19 @@ def run(
     capture: bool = False,
     stop: Callable[[], bool] | None = None,
     keep_open: Sequence[int] = (),
+    output_to: int = 2,
 ) -> Finished:
     """Run a program and everything of its process group for at most `seconds`, or until stop() is true.
 
-    Its output goes to our stderr, or with capture into the answer; keep_open: descriptors that it inherits. Raises
-    CannotRun.
+    What it says goes to the descriptor output_to (our stderr), its stdout with capture into the answer; keep_open:
+    descriptors that it inherits. Raises CannotRun.
     """
     try:
         process = subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE if capture else 2,
+            stdout=subprocess.PIPE if capture else output_to,
+            stderr=output_to,
             cwd="/",
             env=environment(),
             start_new_session=True,
