@@ -257,15 +257,16 @@ def test_the_handler_takes_the_settings_beside_it(handler: Definition) -> None:
     assert wanted.timeout < handler.spec["timeout"]
 
 
-def test_the_job_is_one_that_jenkins_can_load() -> None:
-    with open(os.path.join(CHECKS, "jenkins", "lxc_provision.xml"), encoding="utf-8") as file:
+@each("name", ["provision", "decommission"])
+def test_the_job_is_one_that_jenkins_can_load(name: str) -> None:
+    with open(os.path.join(CHECKS, "jenkins", f"lxc_{name}.xml"), encoding="utf-8") as file:
         job = config.parse(file.read())
     # What handler_jenkins sends in any case; Jenkins drops a parameter that the job does not have.
     assert "REQUEST_ID" in {parameter.name for parameter in job.parameters}
     assert not job.disabled
     assert job.auth_token is None  # a token that everybody can read is none
     (step,) = job.shells
-    assert "provision_container.py" in step.command
+    assert f"v {name}_container.py" in step.command
 
 
 def parse(script: str, arguments: "list[str]") -> argparse.Namespace:

@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # What a download needs, and what LXC's tools need of an ordinary user's session.
 _PASSED_ON = (
     "http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy",
@@ -56,7 +56,7 @@ def environment() -> dict[str, str]:
         found["HOME"] = getpwuid(os.geteuid()).pw_dir
     except KeyError:
         found["HOME"] = "/"
-    return {**found, "PATH": _PATH, "LC_ALL": "C.UTF-8"}
+    return {**found, "PATH": PATH, "LC_ALL": "C.UTF-8"}
 
 
 def run(
