@@ -227,8 +227,28 @@ class Work:
             for line in errors:
                 self.say(line)
             # LXC writes the cause first, behind its own place: … ERROR utils - file:function:line - WORDS
-            cause = errors[0].split(" - ", 2)[-1] if errors else "its own lines on stderr say why"
+            cause = errors[0].split(" - ", 2)[-1] if errors else self.heard()
             raise CannotAct(f"lxc-start {done}: {cause}")
+
+    def heard(self) -> str:
+        """The last thing that a program of ours said, where nobody but us has heard it."""
+        if self.output == 2:
+            return "its own lines on stderr say why"
+        said = os.pread(self.output, 65536, max(0, os.fstat(self.output).st_size - 65536))
+        return said.decode("utf-8", "replace").strip().rpartition("\n")[2] or "it does not say why"
+
+    def proved(self, log: str) -> int:
+        """The pid of its init, once that has lived for a while. Raises CannotAct; log: where to look then."""
+        pid, since = 0, monotonic()
+        while not pid or monotonic() - since < PROOF_SECONDS:
+            self.pause(STEP_SECONDS, f"{self.name} is not up after {self.seconds:g} s")
+            seen = self.state().name
+            if seen in ("STOPPED", states.ORPHANED):
+                raise CannotAct(f"{self.name} stopped again right after its start; see {log}, and its console")
+            now = self.init_pid() if seen == "RUNNING" else 0
+            if now != pid:
+                pid, since = now, monotonic()
+        return pid
 
     def init_pid(self) -> int:
         """The pid of its init as its monitor says it, 0 where it does not."""
@@ -250,7 +270,7 @@ class Work:
                 break
             self.pause(STEP_SECONDS)
         self.say(f"{self.name} did not stop within {whole} s of being asked to; ending it")
-        owned.kill(self.host, self.lxcpath, self.name, self._lock)
+        owned.kill(self.host, self.lxcpath, self.name, self._lock, self.output)
         return False
 
     @property

@@ -197,8 +197,11 @@ def remove(
         raise CannotAct(f"{directory} is not removed entirely: {error}") from None
 
 
-def kill(host: Host, lxcpath: str, name: str, keep_open: Sequence[int] = ()) -> None:
-    """End a container at once, as a power cut would. Raises CannotAct or CannotObserve where it goes on."""
+def kill(host: Host, lxcpath: str, name: str, keep_open: Sequence[int] = (), output_to: int = 2) -> None:
+    """End a container at once, as a power cut would. Raises CannotAct or CannotObserve where it goes on.
+
+    keep_open: as in remove; output_to: as in commands.run.
+    """
     deadline = monotonic() + _STOP_SECONDS
     asked = False
     while (seen := state(host, lxcpath, name)).name != "STOPPED":
@@ -209,7 +212,8 @@ def kill(host: Host, lxcpath: str, name: str, keep_open: Sequence[int] = ()) -> 
         if not asked:
             asked = True
             try:
-                commands.run(["lxc-stop", "-k", "-n", name, "-P", lxcpath], _STOP_SECONDS, keep_open=keep_open)
+                argv = ["lxc-stop", "-k", "-n", name, "-P", lxcpath]
+                commands.run(argv, _STOP_SECONDS, keep_open=keep_open, output_to=output_to)
             except commands.CannotRun as error:
                 raise CannotAct(str(error)) from None
         sleep(_STEP_SECONDS)
