@@ -113,8 +113,7 @@ nothing to do; 2 failed, or given up; 3 can't be seen, or refused."""
                 return given_up
             log = log_of(container)
             if todo == "restart":
-                if not (container.is_lxd or os.path.exists(f"{container.directory}/config")):
-                    raise Refused(f"there is no {container.directory}/config, so it could not be started again")
+                check_survives(self.host, container)
                 if work.left() < options.stop_timeout + _START_SECONDS:
                     raise Refused(f"not come to within {options.timeout:g} s; see --timeout")
                 # From here on to its start nothing stops us: it would stay stopped.
@@ -124,9 +123,10 @@ nothing to do; 2 failed, or given up; 3 can't be seen, or refused."""
             if todo == "thaw":
                 thaw(self.host, self.tree, container, work)
                 return Finding(State.OK, container.label, f"{words}; thawed, is RUNNING")
-            if todo == "restart" and not stop(container, work, options.stop_timeout):
+            if todo == "start":
+                start(container, work, log)
+            elif not restart(container, work, log, options.stop_timeout):
                 words += f", did not stop within {options.stop_timeout:g} s and was killed"
-            start(container, work, log)
             pid = work.proved(log)
         return Finding(State.OK, container.label, f"{words}; {DONE[todo]}, is RUNNING (pid {pid})")
 
@@ -174,6 +174,21 @@ def settled(work: acting.Work) -> states.State:
         work.pause(acting.STEP_SECONDS, f"is still {seen.name} after {work.seconds:g} s")
 
 
+def check_survives(host: Host, container: Container) -> None:
+    """Raise Refused where a container that is stopped could not be started again."""
+    if container.is_lxd:
+        from sensu_lxc import lxd
+
+        ephemeral = lxd.is_ephemeral(host, action.lxd_socket(container), container.name)
+    else:
+        try:
+            ephemeral = inventory.config(host, container).get("lxc.ephemeral") == "1"
+        except NotThere:
+            raise Refused(f"there is no {container.directory}/config, so it could not be started again") from None
+    if ephemeral:
+        raise Refused("is ephemeral, so that a stop removes it; restart what runs in it")
+
+
 def log_of(container: Container) -> str:
     """Where LXC logs what happens to it, as it would without being told."""
     if container.is_lxd:
@@ -198,22 +213,43 @@ def start(container: Container, work: acting.Work, log: str) -> None:
         work.start(log)
 
 
-def stop(container: Container, work: acting.Work, seconds: float) -> bool:
-    """Have it stopped by whoever manages it; whether it did so in time, without being killed. Raises CannotAct."""
-    if not container.is_lxd and not is_proxmox(container):
-        return work.halt(seconds)
-    try:
-        if container.is_lxd:
-            _by_lxd(container, work, "stop", seconds)
-        else:
+def restart(container: Container, work: acting.Work, log: str, seconds: float) -> bool:
+    """Have it stopped and started by whoever manages it; whether it stopped in time, without being killed.
+
+    Raises CannotAct.
+    """
+    if container.is_lxd:
+        return _restarted_by_lxd(container, work, seconds)
+    cleanly = True
+    if is_proxmox(container):
+        try:
             _by_proxmox(work, ["pct", "shutdown", container.name, "--timeout", f"{max(1, round(seconds))}"])
-    except CannotAct:
-        if container.is_lxd:
-            _by_lxd(container, work, "stop", _START_SECONDS, force=True)
-        else:
+        except CannotAct:
+            cleanly = False
             _by_proxmox(work, ["pct", "stop", container.name])
-        return False
-    return True
+    else:
+        cleanly = work.halt(seconds)
+    start(container, work, log)
+    return cleanly
+
+
+def _restarted_by_lxd(container: Container, work: acting.Work, seconds: float) -> bool:
+    try:
+        _by_lxd(container, work, "restart", seconds)
+        return True
+    except CannotAct:
+        until = monotonic() + _START_SECONDS
+    while True:
+        try:
+            if work.state().name == "STOPPED":
+                _by_lxd(container, work, "start", _START_SECONDS)
+            else:
+                _by_lxd(container, work, "restart", _START_SECONDS, force=True)
+            return False
+        except CannotAct:
+            if monotonic() > until:
+                raise
+        work.pause(acting.STEP_SECONDS)  # the daemon is at its stop still, or has just come to the end of it
 
 
 def _by_lxd(container: Container, work: acting.Work, wish: str, seconds: float, force: bool = False) -> None:

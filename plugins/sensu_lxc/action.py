@@ -95,6 +95,8 @@ class Action(plugin.ContainerCheck):
             return Finding(State.UNKNOWN, container.label, str(problem))
         except CannotAct as problem:
             return Finding(State.CRITICAL, container.label, str(problem))
+        except OSError as problem:
+            return Finding(State.UNKNOWN, container.label, f"{problem.filename}: {problem.strerror}")
 
     def output(self, status: State, findings: Sequence[Finding]) -> str:
         """One line for each container, whatever became of it."""
@@ -127,6 +129,7 @@ class Action(plugin.ContainerCheck):
     @classmethod
     def main(cls, arguments: Sequence[str] | None = None) -> NoReturn:
         """Run it; a signal ends it after the step that it is at."""
+        os.umask(0o022)  # what a container writes is to be the same whoever started it
         cls.stop.watch()
         super().main(arguments)
 

@@ -79,9 +79,13 @@ def decide(facts: Facts, rule: Rule, available_bytes: int, page_bytes: int) -> D
     binding = min((one for one in (limit, nearest and nearest[1]) if one is not None), default=None)
     if binding is None:
         return Decision(WELL, f"{render.size(used)} used, no limit set: nothing to grow")
+    name = ""
+    if facts.high_bytes is not None and limit is not None and facts.high_bytes < binding:
+        # It is throttled there, and never comes to the limit itself.
+        binding, name = facts.high_bytes, " (memory.high)"
     # A limit of 0 is full whatever is used.
     percent = used * 100 / binding if binding else 100.0
-    said = f"{render.size(used)} used, {percent:.1f}% of {render.size(binding)}"
+    said = f"{render.size(used)} used, {percent:.1f}% of {render.size(binding)}{name}"
     if percent < rule.at_percent:
         return Decision(WELL, f"{said}: nothing to grow below {plain(rule.at_percent)}%")
     if nearest is not None and (limit is None or nearest[1] <= limit):

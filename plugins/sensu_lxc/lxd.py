@@ -66,6 +66,11 @@ def set_state(host: Host, unix_socket: str, name: str, action: str, seconds: flo
     _done(path, "PUT", _url(path, name, "/state"), wish, seconds + 1)
 
 
+def is_ephemeral(host: Host, unix_socket: str, name: str) -> bool:
+    """Whether a stop removes the instance. Raises as autostart does."""
+    return any(one.get("ephemeral") is True for one in _instances(host.root + unix_socket) if _directory(one) == name)
+
+
 def _url(path: str, name: str, below: str = "") -> str:
     from urllib.parse import quote
 

@@ -124,6 +124,18 @@ def test_once_in_a_while_and_up_to_its_maximum(grow: Growing) -> None:
     assert grow.limit == 70 * MIB
 
 
+def test_killed_between_the_config_and_the_kernel(grow: Growing) -> None:
+    """The config comes first: still short, it is grown by the next run, and the config says what it said."""
+    grow.container.fill(60 * MIB)
+    text = grow.config.read_text().replace(f"= {64 * MIB}\n", f"= {80 * MIB}\n")
+    grow.config.write_text(text)
+    pathlib.Path(f"{grow.config}.sensu-lxc.new").write_text("half of a config of a run that was killed earlier")
+    grow.run(OK, "grown to 80.0 MiB")
+    assert grow.limit == 80 * MIB
+    assert grow.config.read_text() == text
+    assert not pathlib.Path(f"{grow.config}.sensu-lxc.new").exists()
+
+
 def test_whatever_is_named_where_that_is_asked_for(grow: Growing) -> None:
     grow.run(OK, "grown to 96.0 MiB", "--at=0", "--step=32M")
     assert grow.limit == 96 * MIB

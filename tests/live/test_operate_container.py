@@ -265,6 +265,16 @@ class TestRestart:
             wait_until(lambda: not runs("lxc-stop", container.name), 40, "lxc-stop to end")
             operate.run(OK, "was STOPPED; started", "start")
 
+    def test_what_a_stop_would_remove(self, operate: Operator) -> None:
+        with busybox(lxcpath=operate.lxcpath, config_lines=["lxc.ephemeral = 1"]) as container:
+            operate.run(UNKNOWN, "is ephemeral, so that a stop removes it", "restart")
+            assert container._init_pid() == container.pid
+            config = pathlib.Path(container.directory, "config")
+            config.rename(f"{config}.aside")
+            operate.run(UNKNOWN, "/config, so it could not be started again", "restart")
+            assert container._init_pid() == container.pid
+            pathlib.Path(f"{config}.aside").rename(config)
+
     def test_too_often(self, operate: Operator) -> None:
         with busybox(lxcpath=operate.lxcpath) as container:
             operate.run(OK, "restarted", "restart", "--at-most=1/1h", "--stop-timeout=5s")
@@ -290,6 +300,9 @@ def test_lxd(operate: Operator) -> None:
         assert state() == "RUNNING"
         operate.run(OK, "restarted, is RUNNING (pid ", "restart", "--stop-timeout=2s", *where)
         assert state() == "RUNNING"
+        lxd_lab.lxc("launch", "bb", "passing", "--ephemeral")
+        operate.run(UNKNOWN, "is ephemeral", "restart", "-n", "passing", *where[2:])
+        lxd_lab.lxc("delete", "-f", "passing")
         lxd_lab.lxc("stop", "-f", name)
         source = pathlib.Path(operate.lxcpath)
         source.mkdir()

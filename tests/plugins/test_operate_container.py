@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from sensu_lxc.owned import CannotAct
 from sensu_lxc.plugin import Misuse
 from sensu_lxc.states import State
 
-from tests.plugins.running import run
+from tests.plugins.running import PLUGINS, run
 from tests.plugins.trees import Tree
 
 HERE = Container("web", "/var/lib/lxc", True, True, "web")
@@ -59,10 +61,20 @@ class TestOptions:
         assert (done.status, done.out.count("\n"), done.err) == (3, 1, "")
         assert "golden images" in done.out
 
-    def test_nobody_is_told_what_to_do(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(os, "geteuid", lambda: 65534)
-        with pytest.raises(Exception, match="run it as root, for example sudo -n"):
-            list(operate_container.OperateContainer(["start", "-n", "web"]).findings())
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")
+    @pytest.mark.parametrize("line", ["operate_container.py start -n web", "grow_container_memory.py --max 2G"])
+    def test_nobody_is_told_what_to_do(self, line: str) -> None:
+        """In a process that became nobody once all was imported: the checkout need not be readable by others."""
+        script, *arguments = line.split()
+        code = (
+            f"import os, sys; sys.path.insert(0, {str(PLUGINS)!r}); sys.argv = {[script, *arguments]!r}\n"
+            f"import {script[:-3]} as it\n"
+            "os.setgroups([]); os.setgid(65534); os.setuid(65534); it.main()\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, cwd="/")
+        assert (done.returncode, done.stdout.count("\n"), done.stderr) == (3, 1, ""), done
+        assert "UNKNOWN: user 65534 may not change containers: run it as root, for example sudo -n " in done.stdout
+        assert f"/etc/sensu/plugins/{script}" in done.stdout
 
 
 class TestWhat:
@@ -178,14 +190,13 @@ class TestProxmox:
 
     def test_starts_and_stops_its_own(self) -> None:
         work = FakeWork(0, 0)
-        operate_container.start(self.CT, work, "log")  # type: ignore[arg-type]
-        assert operate_container.stop(self.CT, work, 30)  # type: ignore[arg-type]
-        assert work.ran == ["pct start 101", "pct shutdown 101 --timeout 30"]
+        assert operate_container.restart(self.CT, work, "log", 30)  # type: ignore[arg-type]
+        assert work.ran == ["pct shutdown 101 --timeout 30", "pct start 101"]
 
     def test_what_does_not_shut_down_is_killed(self) -> None:
-        work = FakeWork(255, 0)
-        assert not operate_container.stop(self.CT, work, 30)  # type: ignore[arg-type]
-        assert work.ran == ["pct shutdown 101 --timeout 30", "pct stop 101"]
+        work = FakeWork(255, 0, 0)
+        assert not operate_container.restart(self.CT, work, "log", 30)  # type: ignore[arg-type]
+        assert work.ran == ["pct shutdown 101 --timeout 30", "pct stop 101", "pct start 101"]
 
     def test_its_no_is_told(self) -> None:
         with pytest.raises(CannotAct, match="pct start failed with status 255: CT is locked"):
