@@ -172,8 +172,7 @@ def remove(
     if found is None:
         if os.path.lexists(directory):
             raise CannotAct(f"{directory} is not removed: sensu-lxc did not make it")
-        with suppress(FileNotFoundError):
-            os.unlink(_notice(directory))
+        _tidy(lxcpath, name)
         return
     try:
         kill(host, lxcpath, name, keep_open)
@@ -192,9 +191,19 @@ def remove(
             from shutil import rmtree
 
             rmtree(directory)
-        os.unlink(_notice(directory))
+        _tidy(lxcpath, name)
     except (OSError, commands.CannotRun) as error:
         raise CannotAct(f"{directory} is not removed entirely: {error}") from None
+
+
+def _tidy(lxcpath: str, name: str) -> None:
+    """Take away what runs that were killed left beside a container that is gone; nobody misses it where that fails."""
+    new, notice = f"{lxcpath}/.sensu-lxc.{name}.new", _notice(f"{lxcpath}/{name}")
+    for path in (notice, f"{notice}.new", f"{new}/{ownership.FILE}", f"{new}/{ownership.FILE}.new"):
+        with suppress(OSError):
+            os.unlink(path)
+    with suppress(OSError):
+        os.rmdir(new)
 
 
 def kill(host: Host, lxcpath: str, name: str, keep_open: Sequence[int] = (), output_to: int = 2) -> None:

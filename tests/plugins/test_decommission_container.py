@@ -173,5 +173,9 @@ class TestRemovalCutShort:
 
     def test_leaves_nothing_once_all_is_gone(self, tmp_path: pathlib.Path) -> None:
         self.notice(tmp_path, 7)
+        (tmp_path / f".sensu-lxc.{NAME}.removing.new").touch()
+        claimed = tmp_path / f".sensu-lxc.{NAME}.new"  # and never renamed
+        claimed.mkdir()
+        (claimed / ownership.FILE).touch()
         owned.remove(Host(), str(tmp_path), NAME)
         assert os.listdir(tmp_path) == []
