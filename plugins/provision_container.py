@@ -6,20 +6,19 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import signal
-import sys
 from argparse import ArgumentTypeError
 from collections import namedtuple
-from time import monotonic, sleep, time
+from time import monotonic, time
 
-from sensu_lxc import commands, inventory, monitor, owned, states
+from sensu_lxc import acting, inventory, owned, states
+from sensu_lxc.acting import DONE, FAILED, REFUSED, Refused, Stop, a_name, a_prefix, a_request_id, name_of, quoted
 from sensu_lxc.errors import CannotObserve, NotThere
 from sensu_lxc.host import Host
 from sensu_lxc.levels import duration
 from sensu_lxc.options import Misuse, StrictParser
 from sensu_lxc.owned import CannotAct
 from sensu_lxc.render import text
-from sensu_lxc.sources import addresses, lxc_command, ownership
+from sensu_lxc.sources import addresses, ownership
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
     from sensu_lxc.sources.ownership import Record
 
-DONE, FAILED, REFUSED = 0, 1, 3
 START_LOG = "lxc-start.log"
 EXAMPLE = """\
   provision_container.py --request-id web-17 --template busybox --wait-for-ip
@@ -49,71 +47,11 @@ status: 0 the container runs; 1 failed on the way; 3 refused, and nothing was to
 
 A container that never came up is removed again, also after SIGTERM; what a kill -9 left is redone by the next run."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
-_REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}", re.ASCII)
-_PREFIX = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?", re.ASCII)
 _TEMPLATE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", re.ASCII)
-_STEP_SECONDS = 0.05
-# A container whose init ends at once was RUNNING for a moment.
-_PROOF_SECONDS = 0.2
-_MONITOR_SECONDS = 2.0
-_LXC_CONFIG_SECONDS = 10.0
 _NET_TYPE = re.compile(r"lxc\.net\.\d+\.type", re.ASCII)
-_PASSING = ("STARTING", "STOPPING", "ABORTING", "FREEZING", "THAWED", states.UNRESPONSIVE)
 
 # name: of the container; made_from: see ownership.Record; argv: what makes it.
 Plan = namedtuple("Plan", "name lxcpath request_id made_from argv")
-
-
-class Refused(Exception):
-    """Nothing was touched, and the message says why."""
-
-
-class Stop:
-    """Whether we were asked to end. A signal only sets it, so that no step is torn apart."""
-
-    def __init__(self) -> None:
-        self.number = 0
-
-    def watch(self) -> None:
-        """Take SIGTERM (Jenkins' abort), SIGINT and SIGHUP as a wish to end."""
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, self._note)
-
-    def __call__(self) -> bool:
-        return self.number != 0
-
-    def _note(self, number: int, frame: object) -> None:
-        self.number = self.number or number
-
-    @property
-    def name(self) -> str:
-        """What asked us to end."""
-        return signal.Signals(self.number).name
-
-
-def name_of(prefix: str, request_id: str) -> str:
-    """The container's name: fit for LXC, a host name and a Sensu entity; at most 57 letters.
-
-    80 bits of SHA-256 without a dash in them, so that no other prefix and id make the same name; that an id is the one
-    it was made for is verified all the same.
-    """
-    from base64 import b32encode
-    from hashlib import sha256
-
-    return f"{prefix}-{b32encode(sha256(request_id.encode()).digest()[:10]).decode().lower()}"
-
-
-def _a_request_id(text: str) -> str:
-    if _REQUEST_ID.fullmatch(text) is None:
-        raise ArgumentTypeError(f"{_quoted(text)} is no request id: 1 to 128 letters, digits, _ . or -")
-    return text
-
-
-def _a_prefix(text: str) -> str:
-    if _PREFIX.fullmatch(text) is None:
-        raise ArgumentTypeError(f"{_quoted(text)} is no prefix: 1 to 40 of a-z, 0-9 and - (not at its ends)")
-    return text
 
 
 def _a_template(text: str) -> str:
@@ -121,19 +59,9 @@ def _a_template(text: str) -> str:
         raise ArgumentTypeError("'none' makes a container without a root filesystem, which would run on the host's")
     if _TEMPLATE.fullmatch(text) is None:
         raise ArgumentTypeError(
-            f"{_quoted(text)} is no template's name: letters, digits, _ and -; a file is given by --template-path"
+            f"{quoted(text)} is no template's name: letters, digits, _ and -; a file is given by --template-path"
         )
     return text
-
-
-def _a_source(text: str) -> str:
-    if _NAME.fullmatch(text) is None:
-        raise ArgumentTypeError(f"{_quoted(text)} is no container's name: letters, digits, _ . and -")
-    return text
-
-
-def _quoted(text: str) -> str:
-    return ascii(text if len(text) <= 40 else text[:40] + "...")
 
 
 def parser() -> StrictParser:
@@ -142,12 +70,18 @@ def parser() -> StrictParser:
     made.prog = "provision_container.py"
     made.usage = "%(prog)s --request-id ID (--template NAME | --clone NAME) [options] [-- template arguments]"
     add = made.add_argument
-    add("--request-id", metavar="ID", type=_a_request_id, required=True, help="what the container is made for, once")
+    add(
+        "--request-id",
+        metavar="ID",
+        type=a_request_id,
+        required=True,
+        help="what the container is made for, once",
+    )
     source = made.add_mutually_exclusive_group(required=True)
     source.add_argument("--template", metavar="NAME", type=_a_template, help="make it with lxc-create -t NAME")
     source.add_argument("--template-path", metavar="FILE", help="likewise, with a template that LXC does not ship")
-    source.add_argument("--clone", metavar="NAME", type=_a_source, help="make it with lxc-copy of a stopped container")
-    add("--name-prefix", metavar="PREFIX", type=_a_prefix, default="auto", help="what its name begins with (auto)")
+    source.add_argument("--clone", metavar="NAME", type=a_name, help="make it with lxc-copy of a stopped container")
+    add("--name-prefix", metavar="PREFIX", type=a_prefix, default="auto", help="what its name begins with (auto)")
     add("--config", metavar="FILE", help="configuration to begin with, instead of /etc/lxc/default.conf")
     add("-P", "--lxcpath", metavar="DIR", help="where to make it; default: what lxc-config lxc.lxcpath says")
     add(
@@ -173,28 +107,12 @@ def validated(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     for name in ("template_path", "config"):
         path = getattr(options, name)
         if path is not None:
-            setattr(options, name, _trusted_file(path, "--" + name.replace("_", "-")))
+            setattr(options, name, acting.trusted_file(path, "--" + name.replace("_", "-")))
     if options.template_path is not None and not os.access(options.template_path, os.X_OK):
         raise Misuse(f"--template-path {options.template_path} is not executable; chmod +x it")
     if options.lxcpath is not None:
-        if not options.lxcpath.startswith("/"):
-            raise Misuse(f"--lxcpath {options.lxcpath!r} is not absolute; write for example -P /var/lib/lxc")
-        options.lxcpath = "/" + os.path.normpath(options.lxcpath).strip("/")
+        options.lxcpath = acting.absolute(options.lxcpath)
     return options, template_arguments
-
-
-def _trusted_file(path: str, option: str) -> str:
-    """The real path of a file that nobody else can write: a template, and hooks in a config, run with our rights."""
-    real = os.path.realpath(path)
-    try:
-        about = os.stat(real)
-    except OSError as error:
-        raise Misuse(f"{option} {text(path)} can't be read: {error.strerror}") from None
-    if not os.path.isfile(real):
-        raise Misuse(f"{option} {text(path)} is no file")
-    if about.st_uid not in (0, os.geteuid()) or about.st_mode & 0o022:
-        raise Misuse(f"{option} {text(path)} can be changed by others; chown it to root and chmod go-w it")
-    return real
 
 
 def plan(options: argparse.Namespace, template_arguments: Sequence[str], lxcpath: str) -> Plan:
@@ -214,21 +132,17 @@ def plan(options: argparse.Namespace, template_arguments: Sequence[str], lxcpath
     return Plan(name, lxcpath, options.request_id, made_from, argv)
 
 
-class Provisioning:
+class Provisioning(acting.Work):
     """The way from a request to a container that runs."""
 
     def __init__(self, host: Host, plan: Plan, options: argparse.Namespace, stop: Stop) -> None:
-        self.host = host
+        super().__init__(host, plan.lxcpath, plan.name, options.timeout, stop, say)
         self.plan = plan
         self.options = options
-        self.stop = stop
-        self.directory = f"{plan.lxcpath}/{plan.name}"
-        self.deadline = monotonic() + options.timeout
-        self.lock = -1
         self.tried = False
         self.touched = False
 
-    def run(self) -> dict[str, Any]:
+    def provide(self) -> dict[str, Any]:
         """Have the container run. Raises Refused, CannotAct or CannotObserve; see `tried` and `touched`."""
         with owned.lock(self.plan.lxcpath, self.plan.name, self.options.timeout, self.stop) as self.lock:
             record = self._ours()
@@ -247,7 +161,7 @@ class Provisioning:
                 raise self._undone(problem) from problem
         return {"state": "RUNNING", "created": made, "init_pid": pid, "ips": ips}
 
-    def left(self) -> list[str]:
+    def left_behind(self) -> list[str]:
         """The directory of what this request left behind, if it did."""
         try:
             record = owned.record(self.host, self.directory)
@@ -263,7 +177,7 @@ class Provisioning:
             record = owned.record(self.host, self.directory) if there else None
         except CannotObserve as problem:
             raise Refused(f"{self.directory} is there and can't be told to be of this request: {problem}") from None
-        seen = owned.state(self.host, plan.lxcpath, plan.name)
+        seen = self.state()
         if record is None:
             if there and not _is_empty(self.directory):
                 raise Refused(f"{self.directory} is there and was not made by sensu-lxc, so it is not touched")
@@ -272,7 +186,7 @@ class Provisioning:
             return None
         if record.request_id != plan.request_id:
             raise Refused(
-                f"{self.directory} was made for the request {_quoted(record.request_id)}, so it is not touched; give "
+                f"{self.directory} was made for the request {quoted(record.request_id)}, so it is not touched; give "
                 "another --name-prefix"
             )
         if record.state == ownership.CREATING:
@@ -296,7 +210,7 @@ class Provisioning:
             raise CannotAct(f"cannot make {self.directory}: {error.strerror}") from None
         self.touched = True
         say(f"making {plan.name}: {shlex.join(plan.argv)}")
-        done = self._run(plan.argv, keep_open=[self.lock])
+        done = self.run(plan.argv, keep_open=[self.lock])
         if done.status or done.why:
             raise CannotAct(f"{plan.argv[0]} {done}; its own lines on stderr say why")
         self._check_made()
@@ -319,8 +233,7 @@ class Provisioning:
             )
 
     def _check_made(self) -> None:
-        container = owned.find(self.host, self.plan.lxcpath, self.plan.name)
-        rootfs = owned.root_filesystem(inventory.config(self.host, container))
+        rootfs = owned.root_filesystem(inventory.config(self.host, self.container()))
         if rootfs is None:
             raise CannotAct(f"{self.plan.name} has no root filesystem of its own, so it would run on the host's")
         source = self.plan.made_from.get("clone")
@@ -338,42 +251,29 @@ class Provisioning:
     def _bring_up(self) -> None:
         plan = self.plan
         started = False
-        while (seen := self._state()).name != "RUNNING":
+        while (seen := self.state()).name != "RUNNING":
             if seen.name == "STOPPED":
                 if started:
                     raise CannotAct(f"{plan.name} stopped again right after its start")
                 self._start()
                 started = True
-                self._pause(_PROOF_SECONDS, "")
+                self.pause(acting.PROOF_SECONDS)
             elif seen.name == states.ORPHANED:
                 raise Refused(
                     f"{plan.name} runs on without its monitor, in {seen.detail}; starting it would start a second copy "
                     "on the same root filesystem: end those processes first"
                 )
-            elif seen.name in _PASSING:
-                self._pause(_STEP_SECONDS, f"{plan.name} is still {seen.name} after {self.options.timeout:g} s")
+            elif seen.name in acting.PASSING:
+                self.pause(acting.STEP_SECONDS, f"{plan.name} is still {seen.name} after {self.options.timeout:g} s")
             else:
                 where = f"-n {plan.name} -P {plan.lxcpath}"
                 raise Refused(f"{plan.name} is {seen.name}, which serves nobody; lxc-unfreeze {where} ends that")
 
-    def _state(self) -> states.State:
-        return owned.state(self.host, self.plan.lxcpath, self.plan.name, self.deadline - monotonic())
-
     def _start(self) -> None:
-        plan = self.plan
-        say(f"starting {plan.name}")
+        say(f"starting {self.name}")
         self.touched = True
         # In the container's directory, as the monitor goes on to write there and it is to go with the container.
-        log = f"{self.directory}/{START_LOG}"
-        size = _size(log)
-        done = self._run(["lxc-start", "-n", plan.name, "-P", plan.lxcpath, "-d", "-o", log, "-l", "ERROR"])
-        if done.status or done.why:
-            errors = _errors(log, size)
-            for line in errors:
-                say(line)
-            # LXC writes the cause first, behind its own place: … ERROR utils - file:function:line - WORDS
-            cause = errors[0].split(" - ", 2)[-1] if errors else "its own lines on stderr say why"
-            raise CannotAct(f"lxc-start {done}: {cause}")
+        self.start(f"{self.directory}/{START_LOG}")
 
     def _until_reachable(self) -> tuple[int, list[str]]:
         """(pid of its init, its addresses), once it has one where that was asked for."""
@@ -382,26 +282,20 @@ class Provisioning:
             say(f"waiting for an address of {plan.name}")
             self.deadline = monotonic() + seconds
         while True:
-            pid = self._init_pid()
+            pid = self.init_pid()
             ips = self._ips(pid) if pid else []
             if pid and (ips or seconds is None):
                 break
-            if owned.state(self.host, plan.lxcpath, plan.name).name in ("STOPPED", states.ORPHANED):
+            if self.state().name in ("STOPPED", states.ORPHANED):
                 raise CannotAct(f"{plan.name} stopped again")
             if monotonic() >= self.deadline:
                 waited = f"in {self.options.timeout if seconds is None else seconds:g} s"
                 if not pid:
                     raise CannotAct(f"the monitor of {plan.name} did not tell its init {waited}")
-                settings = inventory.config(self.host, owned.find(self.host, plan.lxcpath, plan.name))
+                settings = inventory.config(self.host, self.container())
                 raise CannotAct(f"{plan.name} got no address {waited}: {why_no_address(settings)}")
-            self._pause(_STEP_SECONDS, "")
+            self.pause(acting.STEP_SECONDS)
         return pid, ips
-
-    def _init_pid(self) -> int:
-        container = owned.find(self.host, self.plan.lxcpath, self.plan.name)
-        reply = monitor.ask_one(container.address, lxc_command.GET_INIT_PID, _MONITOR_SECONDS)
-        pid: int = reply.value
-        return pid if not reply.problem and reply.status == 0 and 0 < pid < 2**31 else 0
 
     def _ips(self, pid: int) -> list[str]:
         try:
@@ -412,26 +306,6 @@ class Provisioning:
         except OSError:
             pass  # it has just ended, or is another user's
         return own_addresses(self.host, pid)
-
-    def _run(self, argv: Sequence[str], keep_open: Sequence[int] = ()) -> commands.Finished:
-        if self.stop():
-            raise CannotAct(f"interrupted by {self.stop.name}")
-        try:
-            done = commands.run(argv, max(0.0, self.deadline - monotonic()), stop=self.stop, keep_open=keep_open)
-        except commands.CannotRun as error:
-            raise CannotAct(str(error)) from None
-        if self.stop():
-            raise CannotAct(f"interrupted by {self.stop.name}")
-        if done.why:
-            raise CannotAct(f"{argv[0]} was not done after {self.options.timeout:g} s; give it longer with --timeout")
-        return done
-
-    def _pause(self, seconds: float, too_late: str) -> None:
-        if self.stop():
-            raise CannotAct(f"interrupted by {self.stop.name}")
-        if too_late and monotonic() >= self.deadline:
-            raise CannotAct(too_late)
-        sleep(seconds)
 
     def _undone(self, problem: BaseException) -> BaseException:
         """Remove a container that never came up; the problem, with what became of the container."""
@@ -473,32 +347,6 @@ def own_addresses(host: Host, pid: int) -> list[str]:
     return found
 
 
-def lxcpath_of_host() -> str:
-    """Where this user's LXC keeps containers. Raises Refused."""
-    try:
-        done = commands.run(["lxc-config", "lxc.lxcpath"], _LXC_CONFIG_SECONDS, capture=True)
-    except commands.CannotRun as error:
-        raise Refused(str(error)) from None
-    path: str = done.output.decode("utf-8", "surrogateescape").strip().rstrip("/")
-    if done.status or not path.startswith("/"):
-        raise Refused("lxc-config does not tell where the containers are; name it with -P, for example -P /var/lib/lxc")
-    return path
-
-
-def check_permitted(lxcpath: str) -> None:
-    """Raise Refused where containers can't be made in lxcpath."""
-    if lxcpath in inventory.LXD_PATHS:
-        raise Refused(f"{lxcpath} is LXD's; containers in it are made with `lxc launch` or by its API")
-    if os.path.isdir(lxcpath) and os.access(lxcpath, os.W_OK | os.X_OK):
-        return
-    if os.geteuid() == 0 or (not os.path.lexists(lxcpath) and os.access(os.path.dirname(lxcpath), os.R_OK)):
-        raise Refused(f"{lxcpath} is no directory that can be written; name the lxcpath with -P")
-    raise Refused(
-        f"user {os.geteuid()} may not make containers in {lxcpath}: run it as root (sudo -n), or name an lxcpath of "
-        "that user's own with -P"
-    )
-
-
 def _is_empty(directory: str) -> bool:
     try:
         return not os.path.islink(directory) and not os.listdir(directory)
@@ -506,36 +354,9 @@ def _is_empty(directory: str) -> bool:
         return False
 
 
-def _size(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return 0
-
-
-def _errors(path: str, start: int) -> list[str]:
-    """What LXC wrote to its log as errors since it was `start` bytes long."""
-    try:
-        with open(path, errors="replace") as file:
-            file.seek(start)
-            return [line.strip() for line in file if " ERROR " in line]
-    except OSError:
-        return []
-
-
 def say(sentence: str) -> None:
     """Tell whoever reads the build's console."""
-    _write(2, f"provision_container: {text(sentence, 2000)}\n")
-
-
-def _write(descriptor: int, words: str) -> bool:
-    data = words.encode("utf-8", "replace")
-    try:
-        while data:
-            data = data[os.write(descriptor, data) :]
-    except OSError:
-        return False
-    return True
+    acting.say("provision_container", sentence)
 
 
 def provision(arguments: Sequence[str], stop: Stop) -> tuple[int, dict[str, Any]]:
@@ -545,19 +366,19 @@ def provision(arguments: Sequence[str], stop: Stop) -> tuple[int, dict[str, Any]
     work = None
     try:
         options, template_arguments = validated(arguments)
-        lxcpath = options.lxcpath or lxcpath_of_host()
+        lxcpath = options.lxcpath or acting.lxcpath_of_host()
         todo = plan(options, template_arguments, lxcpath)
         answer = {"name": todo.name, "request_id": todo.request_id, "lxcpath": lxcpath}
-        check_permitted(lxcpath)
+        acting.check_permitted(lxcpath, "make", "made with `lxc launch`")
         work = Provisioning(Host(), todo, options, stop)
-        answer.update(dry_run(work) if options.dry_run else work.run())
+        answer.update(dry_run(work) if options.dry_run else work.provide())
         status = DONE
     except Exception as problem:
         known = isinstance(problem, (Refused, CannotAct, CannotObserve, Misuse))
-        error = text(str(problem), 1000) if known else text(_fault(problem), 1000)
+        error = text(str(problem), 1000) if known else text(acting.fault(problem), 1000)
         tried = work is not None and (work.touched or (work.tried and not isinstance(problem, Refused)))
         status = FAILED if tried else REFUSED
-        left = work.left() if work is not None else []
+        left = work.left_behind() if work is not None else []
         answer.update(error=error, left=left)
         say(f"{error}; left: {', '.join(left)}" if left else error)
     answer["seconds"] = round(monotonic() - began, 3)
@@ -565,7 +386,7 @@ def provision(arguments: Sequence[str], stop: Stop) -> tuple[int, dict[str, Any]
 
 
 def dry_run(work: Provisioning) -> dict[str, Any]:
-    """What would be done now. Raises as Provisioning.run does, but touches nothing."""
+    """What would be done now. Raises as Provisioning.provide does, but touches nothing."""
     plan, would = work.plan, []
     record = owned.record(work.host, work.directory)
     seen = owned.state(work.host, plan.lxcpath, plan.name)
@@ -583,27 +404,9 @@ def dry_run(work: Provisioning) -> dict[str, Any]:
     return {"dry_run": True, "state": seen.name, "would": would}
 
 
-def _fault(error: BaseException) -> str:
-    """A fault of ours in one line that can be reported."""
-    trace, place = error.__traceback__, ""
-    while trace is not None:
-        place = f" at {os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}"
-        trace = trace.tb_next
-    return f"internal error, please report it: {type(error).__name__}: {error}{place}"
-
-
 def main() -> None:
     """The console script."""
-    import json
-
-    os.umask(0o022)  # a container's files are to be the same whoever asked for it
-    stop = Stop()
-    stop.watch()
-    status, answer = provision(sys.argv[1:], stop)
-    if not _write(1, json.dumps(answer) + "\n"):
-        say(f"stdout takes nothing; the answer was: {json.dumps(answer)}")
-        status = status or FAILED  # what could not be said did not happen to who waits for it
-    sys.exit(status)
+    acting.answer_and_exit("provision_container", provision)
 
 
 if __name__ == "__main__":

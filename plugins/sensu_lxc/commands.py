@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # What a download needs, and what LXC's tools need of an ordinary user's session.
 _PASSED_ON = (
     "http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy",
@@ -56,7 +56,7 @@ def environment() -> dict[str, str]:
         found["HOME"] = getpwuid(os.geteuid()).pw_dir
     except KeyError:
         found["HOME"] = "/"
-    return {**found, "PATH": _PATH, "LC_ALL": "C.UTF-8"}
+    return {**found, "PATH": PATH, "LC_ALL": "C.UTF-8"}
 
 
 def run(
@@ -65,17 +65,19 @@ def run(
     capture: bool = False,
     stop: Callable[[], bool] | None = None,
     keep_open: Sequence[int] = (),
+    output_to: int = 2,
 ) -> Finished:
     """Run a program and everything of its process group for at most `seconds`, or until stop() is true.
 
-    Its output goes to our stderr, or with capture into the answer; keep_open: descriptors that it inherits. Raises
-    CannotRun.
+    What it says goes to the descriptor output_to (our stderr), its stdout with capture into the answer; keep_open:
+    descriptors that it inherits. Raises CannotRun.
     """
     try:
         process = subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE if capture else 2,
+            stdout=subprocess.PIPE if capture else output_to,
+            stderr=output_to,
             cwd="/",
             env=environment(),
             start_new_session=True,

@@ -15,7 +15,7 @@ from sensu_lxc.sources import mountinfo, ownership
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from sensu_lxc.host import Host
     from sensu_lxc.sources.ownership import Record
@@ -58,19 +58,38 @@ def _look(host: Host, lxcpath: str, name: str) -> tuple[Container, set[str]]:
 
 
 def record(host: Host, directory: str) -> Record | None:
-    """What sensu-lxc wrote into a container's directory; None where it wrote nothing. Raises CannotObserve."""
+    """What sensu-lxc wrote into a container's directory; None where it wrote nothing. Raises CannotObserve.
+
+    A removal that was cut short may have taken the record and not all the rest: that is ours all the same, half made.
+    """
     path = f"{directory}/{ownership.FILE}"
     try:
         return ownership.record(host.read(path), path)
     except NotThere:
+        pass
+    path = _notice(directory)
+    try:
+        inode, _, told = host.read(path).partition(b"\n")
+        # Whoever made another directory of that name since is not meant.
+        return ownership.record(told, path) if inode == b"%d" % host.inode(directory) else None
+    except NotThere:
         return None
+
+
+def _notice(directory: str) -> str:
+    """The file that says of a directory (by its inode) that it is ours and being removed."""
+    lxcpath, _, name = directory.rpartition("/")
+    return f"{lxcpath}/.sensu-lxc.{name}.removing"
 
 
 def write_record(directory: str, of: Record) -> None:
     """Replace the record in one step. Raises OSError."""
-    path = f"{directory}/{ownership.FILE}"
+    _write_whole(f"{directory}/{ownership.FILE}", ownership.text(of))
+
+
+def _write_whole(path: str, content: str) -> None:
     with open(f"{path}.new", "w", encoding="utf-8") as file:
-        file.write(ownership.text(of))
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     os.replace(f"{path}.new", path)
@@ -148,43 +167,71 @@ def _is_at(descriptor: int, path: str) -> bool:
     return os.path.samestat(there, os.fstat(descriptor))
 
 
-def remove(host: Host, lxcpath: str, name: str) -> None:
-    """Stop and remove a container that is ours. Raises CannotAct or CannotObserve where it, or a part of it, stays."""
+def remove(
+    host: Host, lxcpath: str, name: str, keep_open: Sequence[int] = (), seconds: float = _DESTROY_SECONDS
+) -> None:
+    """Stop and remove a container that is ours. Raises CannotAct or CannotObserve where it, or a part of it, stays.
+
+    keep_open: the lock, which is then held by what removes it, also when we are killed; seconds: for lxc-destroy.
+    """
     directory = f"{lxcpath}/{name}"
-    if record(host, directory) is None:
+    found = record(host, directory)
+    if found is None:
         if os.path.lexists(directory):
             raise CannotAct(f"{directory} is not removed: sensu-lxc did not make it")
+        _tidy(lxcpath, name)
         return
-    _stop(host, lxcpath, name)
+    try:
+        kill(host, lxcpath, name, keep_open)
+    except CannotAct as problem:
+        raise CannotAct(f"{directory} is not removed: {problem}") from None
     reason = why_not_removable(host, find(host, lxcpath, name))
     if reason is not None:
         raise CannotAct(f"{directory} is not removed: {reason}")
     try:
+        half = ownership.text(found._replace(state=ownership.CREATING))
+        _write_whole(_notice(directory), f"{os.stat(directory).st_ino}\n{half}")
         if os.path.exists(f"{directory}/config"):
             # Its status is not asked for: of a half-made container LXC says that there was none, and removes it.
-            commands.run(["lxc-destroy", "-n", name, "-P", lxcpath], _DESTROY_SECONDS)
+            commands.run(["lxc-destroy", "-n", name, "-P", lxcpath], seconds, keep_open=keep_open)
         if os.path.lexists(directory):
             from shutil import rmtree
 
             rmtree(directory)
+        _tidy(lxcpath, name)
     except (OSError, commands.CannotRun) as error:
         raise CannotAct(f"{directory} is not removed entirely: {error}") from None
 
 
-def _stop(host: Host, lxcpath: str, name: str) -> None:
+def _tidy(lxcpath: str, name: str) -> None:
+    """Take away what runs that were killed left beside a container that is gone; nobody misses it where that fails."""
+    new, notice = f"{lxcpath}/.sensu-lxc.{name}.new", _notice(f"{lxcpath}/{name}")
+    for path in (notice, f"{notice}.new", f"{new}/{ownership.FILE}", f"{new}/{ownership.FILE}.new"):
+        with suppress(OSError):
+            os.unlink(path)
+    with suppress(OSError):
+        os.rmdir(new)
+
+
+def kill(host: Host, lxcpath: str, name: str, keep_open: Sequence[int] = (), output_to: int = 2) -> None:
+    """End a container at once, as a power cut would. Raises CannotAct or CannotObserve where it goes on.
+
+    keep_open: as in remove; output_to: as in commands.run.
+    """
     deadline = monotonic() + _STOP_SECONDS
     asked = False
     while (seen := state(host, lxcpath, name)).name != "STOPPED":
         if seen.name == states.ORPHANED:
-            raise CannotAct(f"{name} is not removed: it runs on without its monitor, in {seen.detail}")
+            raise CannotAct(f"{name} runs on without its monitor, in {seen.detail}")
         if monotonic() >= deadline:
-            raise CannotAct(f"{name} is not removed: it is {seen.name} and does not stop")
+            raise CannotAct(f"{name} is {seen.name} and does not stop")
         if not asked:
             asked = True
             try:
-                commands.run(["lxc-stop", "-k", "-n", name, "-P", lxcpath], _STOP_SECONDS)
+                argv = ["lxc-stop", "-k", "-n", name, "-P", lxcpath]
+                commands.run(argv, _STOP_SECONDS, keep_open=keep_open, output_to=output_to)
             except commands.CannotRun as error:
-                raise CannotAct(f"{name} is not removed: {error}") from None
+                raise CannotAct(str(error)) from None
         sleep(_STEP_SECONDS)
 
 

@@ -77,6 +77,9 @@ class Check(_sensu_plugin_check()):  # type: ignore[misc]
 
     example = ""
     verbosely = "show what is OK as well"
+    # False for what changes the host that it runs on: a mounted one has nothing to be changed.
+    may_be_elsewhere = True
+    bound_seconds = 10.0
 
     def __init__(self, arguments: Sequence[str], mouth: _Mouth | None = None) -> None:
         self.plugin_info = {"check_name": None, "message": None, "status": None}
@@ -98,8 +101,17 @@ class Check(_sensu_plugin_check()):  # type: ignore[misc]
     def setup(self) -> None:
         """Add the options; a subclass calls this one as well."""
         add = self.parser.add_argument
-        add("--root", metavar="DIR", default="/", help="read /sys, /proc and /var/lib/lxc below DIR: a mounted host")
-        add("--timeout", metavar="TIME", type=duration, default=10.0, help="UNKNOWN after that long (default: 10s)")
+        self.parser.set_defaults(root="/")
+        if self.may_be_elsewhere:
+            add("--root", metavar="DIR", help="read /sys, /proc and /var/lib/lxc below DIR: a mounted host")
+        bound = self.bound_seconds
+        add(
+            "--timeout",
+            metavar="TIME",
+            type=duration,
+            default=bound,
+            help=f"UNKNOWN after that long (default: {bound:g}s)",
+        )
         add("-v", "--verbose", action="store_true", help=self.verbosely)
 
     def validate(self) -> None:

@@ -149,6 +149,35 @@ def io(container: Container, expect: Expect) -> None:
         subprocess.run(["losetup", "-d", loop], check=True)
 
 
+def start(container: Container, expect: Expect) -> None:
+    with open(os.path.join(container.directory, "config"), "a") as config:
+        config.write("lxc.start.auto = 1\n")
+    expect(OK, "is RUNNING: nothing to start")
+    container.stop()
+    expect(OK, "was STOPPED; started, is RUNNING")
+
+
+def thaw(container: Container, expect: Expect) -> None:
+    expect(OK, "is RUNNING: nothing to thaw")
+    container.freeze_outside()
+    expect(OK, "thawed, is RUNNING")
+    expect(OK, "is RUNNING: nothing to thaw")
+
+
+def restart(container: Container, expect: Expect) -> None:
+    for _ in range(3):
+        expect(OK, "was RUNNING; restarted, is RUNNING")
+    expect(CRITICAL, "given up: is RUNNING")
+
+
+def grow(container: Container, expect: Expect) -> None:
+    expect(OK, "nothing to grow")
+    container.fill(60 * MIB)
+    expect(OK, "grown to 80.0 MiB")
+    container.fill(10 * MIB)
+    expect(OK, "nothing to grow")
+
+
 # Each check's name to the container's limit and what is done to the container. A new check needs an entry.
 SCENARIOS = {
     "check_memory_no_agent": (1200 * MIB, memory_no_agent),
@@ -160,6 +189,10 @@ SCENARIOS = {
     "check_container_io": (None, io),
     "check_container_disk": (None, disk),
     "check_host_capacity": (None, capacity),
+    "start_container": (None, start),
+    "thaw_container": (None, thaw),
+    "restart_container": (None, restart),
+    "grow_container_memory": (64 * MIB, grow),
 }
 
 
@@ -182,7 +215,7 @@ def test_tells_good_from_bad(check: Definition, tmp_path: pathlib.Path) -> None:
             first = output.splitlines()[0]
             assert code == status, output
             subject = "" if check.name.startswith("check_host") else f"{container.name}: "
-            assert re.match(rf"Check\w+ {STATES[status]}: {subject}", first), output
+            assert re.match(rf"[A-Z]\w+ {STATES[status]}: {subject}", first), output
             assert words in first
 
         scenario(container, expect)
@@ -191,7 +224,7 @@ def test_tells_good_from_bad(check: Definition, tmp_path: pathlib.Path) -> None:
 def run(check: Definition, container: Container, plugins: pathlib.Path) -> "tuple[int, str]":
     """Run the command, with the container's name and the scripts' folder for those that stand in the definition."""
     command = check.command.replace("/etc/sensu/plugins", str(plugins))
-    command = command.replace("-n ubuntu ", f"-n {container.name} ") + f" -P {container.lxcpath}"
+    command = re.sub(r"-n (ubuntu|web1)\b", f"-n {container.name}", command) + f" -P {container.lxcpath}"
     # `env python3` is to find the interpreter that has the libraries; /etc/sensu/plugins is on PATH under Core only.
     path = [os.path.dirname(sys.executable), os.defpath, *([str(plugins)] if check.sensu == CORE else [])]
     done = subprocess.run(

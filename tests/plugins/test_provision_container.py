@@ -14,15 +14,15 @@ import provision_container
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sensu_lxc import commands, owned, plugin
+from sensu_lxc import acting, commands, owned, plugin
 from sensu_lxc.errors import CannotObserve
 from sensu_lxc.host import Host
 from sensu_lxc.inventory import Container
 from sensu_lxc.sources import addresses, ownership
 
 SCRIPT = pathlib.Path(__file__).parents[2] / "plugins" / "provision_container.py"
-REQUEST_IDS = st.from_regex(provision_container._REQUEST_ID, fullmatch=True)
-PREFIXES = st.from_regex(provision_container._PREFIX, fullmatch=True)
+REQUEST_IDS = st.from_regex(acting._REQUEST_ID, fullmatch=True)
+PREFIXES = st.from_regex(acting._PREFIX, fullmatch=True)
 
 FIB_TRIE = b"""Main:
   +-- 0.0.0.0/0 3 0 5
