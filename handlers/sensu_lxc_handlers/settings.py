@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 DEFAULT_LEDGER = "/var/lib/sensu/sensu-lxc/ledger.sqlite"
 TOKEN_VARIABLE = "SENSU_LXC_JENKINS_TOKEN"
 API_TOKEN_VARIABLE = "SENSU_LXC_JENKINS_API_TOKEN"
+SENSU_KEY_VARIABLE = "SENSU_LXC_API_KEY"
+SENSU_PASSWORD_VARIABLE = "SENSU_LXC_API_PASSWORD"
+CORE, GO = "core", "go"
 
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
@@ -251,3 +254,126 @@ def _nearest(word: str) -> str:
 
     near = difflib.get_close_matches(word, JenkinsSettings._fields, 1, 0.6)
     return near[0] if near else "one of " + ", ".join(JenkinsSettings._fields)
+
+
+# Sensu's own API, for whichever handler asks it
+
+
+class Scope:
+    """One object of the settings, read key by key; name stands before a key in what is said of it.
+
+    Raises Misconfigured for what is no object, for a key that is not among known, and for values of a wrong kind.
+    """
+
+    def __init__(self, name: str, given: object, known: "Iterable[str]") -> None:
+        self.name = name
+        known = tuple(known)
+        if not isinstance(given, dict):
+            raise Misconfigured(f"{name} must be an object, {{…}}")
+        for key in given:
+            if key not in known:
+                raise Misconfigured(f"{name}.{clean(str(key), 60)} is not a setting; {_meant(str(key), known)}")
+        self.given: dict[str, object] = given
+
+    def required(self, *keys: str) -> None:
+        for key in keys:
+            if not self.given.get(key):
+                raise Misconfigured(f"{self.name}.{key} is missing")
+
+    def text(self, key: str, default: str = "") -> str:
+        value = self.given.get(key, default)
+        if not isinstance(value, str) or not value.isprintable():
+            raise Misconfigured(f"{self.name}.{key} must be a text of one line")
+        return value
+
+    def path(self, key: str, default: str = "") -> str:
+        value = self.text(key, default) or default
+        if value and not os.path.isabs(value):
+            raise Misconfigured(
+                f"{self.name}.{key} must be an absolute path: Sensu starts handlers in a folder of its own"
+            )
+        return value
+
+    def seconds(self, key: str, default: float, low: float, high: float) -> float:
+        value = parse_duration(self.given.get(key, default))
+        if value is None or not low <= value <= high:
+            limits = f"{duration(low)} to {duration(high)}"
+            raise Misconfigured(f'{self.name}.{key} must be a duration such as "90s", "10m" or "2h", from {limits}')
+        return value
+
+    def scope(self, key: str, known: "Iterable[str]") -> "Scope":
+        """The object under key, an empty one where there is none."""
+        return Scope(f"{self.name}.{key}", self.given.get(key, {}), known)
+
+
+class ApiSettings(namedtuple("ApiSettings", "kind url namespace user api_key_file password_file ca_file")):
+    """Where Sensu's API is, and who asks it: kind is CORE or GO, namespace Go's ("" for Core), texts else."""
+
+    __slots__ = ()
+
+
+class ApiCredentials(namedtuple("ApiCredentials", "key login notes")):
+    """What proves who asks: Go's API key or "", (user, password) or None, and sentences for an operator."""
+
+    __slots__ = ()
+
+    @property
+    def secrets(self) -> "list[str]":
+        return [secret for secret in (self.key, self.login and self.login[1]) if secret]
+
+
+def api_settings(given: object, name: str) -> ApiSettings:
+    """The object `api` of a handler's scope; name is how it is called in messages, such as lxc_remediate.api."""
+    scope = Scope(name, given, ApiSettings._fields)
+    scope.required("url")
+    url = scope.text("url")
+    port = re.match(r"https?://[^/]*:(\d+)(?:/|$)", url)
+    kind = scope.text("kind") or {"4567": CORE, "8080": GO}.get(port[1] if port else "", "")
+    if kind not in (CORE, GO):
+        raise Misconfigured(f'{name}.kind must be "core" (Sensu Core 1.x) or "go" (Sensu Go): the url does not tell')
+    for key in ("namespace", "api_key_file"):
+        if kind == CORE and scope.given.get(key):
+            raise Misconfigured(
+                f"{name}.{key} is Sensu Go's, and the API is Sensu Core's: remove it, or set kind \"go\""
+            )
+    user = scope.text("user")
+    if ":" in user:
+        raise Misconfigured(f"{name}.user must not contain a colon: the password belongs into password_file")
+    return ApiSettings(
+        kind=kind, url=url, namespace=(scope.text("namespace") or "default") if kind == GO else "", user=user,
+        api_key_file=scope.path("api_key_file"), password_file=scope.path("password_file"),
+        ca_file=scope.path("ca_file"),
+    )  # fmt: skip
+
+
+def api_credentials(wanted: ApiSettings, environ: "Mapping[str, str]") -> ApiCredentials:
+    """The secrets: each from its variable, else from its file. The key wins over the password."""
+    notes: list[str] = []
+
+    def secret(key: str, variable: str) -> str:
+        given = environ.get(variable)
+        return _printable(given, variable) if given else _read_secret(key, getattr(wanted, key), notes)
+
+    key = secret("api_key_file", SENSU_KEY_VARIABLE) if wanted.kind == GO else ""
+    if key and not (key.isascii() and " " not in key):
+        raise Misconfigured(f"api_key_file (or {SENSU_KEY_VARIABLE}) must hold the API key, and nothing else")
+    password = "" if key else secret("password_file", SENSU_PASSWORD_VARIABLE)
+    if not key and bool(wanted.user) != bool(password):
+        missing = f"password_file (or {SENSU_PASSWORD_VARIABLE})" if wanted.user else "user"
+        raise Misconfigured(f"of the user and the password for Sensu's API only one is set: set api.{missing}, too")
+    if wanted.kind == GO and not (key or password):
+        how = "sensuctl api-key grant USER makes one"
+        raise Misconfigured(f"Sensu Go's API wants api.api_key_file (or {SENSU_KEY_VARIABLE}): {how}")
+    return ApiCredentials(key, (wanted.user, password) if password else None, notes)
+
+
+def harmless(name: str) -> str:
+    """A name out of an event, as it may go into a command: no more than a word. What Sensu allows stays as it is."""
+    return "".join(c if c.isascii() and (c.isalnum() or c in "_.:-") else "_" for c in name[:128])
+
+
+def _meant(word: str, known: "tuple[str, ...]") -> str:
+    import difflib  # 10 ms that only a mistake costs
+
+    near = difflib.get_close_matches(word, known, 1, 0.6)
+    return f"did you mean {near[0]}?" if near else "known are " + ", ".join(known)
