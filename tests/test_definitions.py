@@ -38,6 +38,8 @@ GO_CHECK_KEYS = {
 }  # fmt: skip
 GO_HANDLER_KEYS = {"command", "env_vars", "filters", "mutator", "runtime_assets", "secrets", "timeout", "type"}
 GO_BUILT_IN_FILTERS = {"has_metrics", "is_incident", "not_silenced"}
+# The key of a handler's settings, which stand beside its definition.
+SETTINGS = {"jenkins": "lxc_autoscale", "remediate": "lxc_remediate"}
 # Sensu Core's own name for the handler of checks that name none; every site defines it for itself.
 SITES_OWN_HANDLERS = {"default"}
 # Checks and handlers end by themselves within this; when Sensu ends one first, nobody learns why.
@@ -135,7 +137,7 @@ def test_no_name_is_defined_twice() -> None:
 def test_a_core_file_is_one_object_of_sections_and_settings(path: str) -> None:
     with open(path, encoding="utf-8") as file:
         content = json.load(file, object_pairs_hook=_without_duplicates)
-    sections = {"handlers": {"handlers", "lxc_autoscale"}}.get(os.path.basename(os.path.dirname(path)), {"checks"})
+    sections = {"handlers": {"handlers", *SETTINGS.values()}}.get(os.path.basename(os.path.dirname(path)), {"checks"})
     assert content
     assert set(content) <= sections
 
@@ -149,7 +151,7 @@ def test_a_go_file_has_whole_resources_only(path: str) -> None:
         assert resource["api_version"] == "core/v2"
         assert set(resource["metadata"]) <= {"name", "namespace", "labels", "annotations"}
         assert re.fullmatch(r"[\w.:-]+", resource["metadata"]["name"], re.ASCII)
-        assert resource["type"] in ("CheckConfig", "Handler", "Pipeline")
+        assert resource["type"] in ("CheckConfig", "Handler", "Pipeline", "Role", "RoleBinding")
 
 
 @each("check", having(sensu=CORE, kind="CheckConfig"), ids=str)
@@ -245,14 +247,15 @@ def test_an_option_that_the_script_does_not_know_would_be_noticed(script: str) -
 
 @each("handler", having(sensu=CORE, kind="Handler"), ids=str)
 def test_the_handler_takes_the_settings_beside_it(handler: Definition) -> None:
-    from sensu_lxc_handlers import settings
+    from sensu_lxc_handlers import remedy, settings
 
     with open(handler.path, encoding="utf-8") as file:
         content = json.load(file)
-    wanted = settings.jenkins_settings(content, "lxc_autoscale", handler.path)
-    assert wanted.url.startswith("https://")
+    parse = {"jenkins": settings.jenkins_settings, "remediate": remedy.remediation_settings}[handler.name]
+    key = SETTINGS[handler.name]
+    wanted: Any = parse(content, key, handler.path)  # type: ignore[operator]
     # A secret in a definition would end up in a repository, and in the API of Sensu Core.
-    assert not wanted.token
+    assert not {"token", "password", "api_key"} & set(re.findall(r'"(\w+)":', json.dumps(content[key])))
     # Sensu Core kills no handler by itself; ours must end before the bound that is set here.
     assert wanted.timeout < handler.spec["timeout"]
 

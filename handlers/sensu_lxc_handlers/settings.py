@@ -273,15 +273,15 @@ class Scope:
         for key in given:
             if key not in known:
                 raise Misconfigured(f"{name}.{clean(str(key), 60)} is not a setting; {_meant(str(key), known)}")
-        self.given: dict[str, object] = given
+        self.values: dict[str, object] = given
 
     def required(self, *keys: str) -> None:
         for key in keys:
-            if not self.given.get(key):
+            if not self.values.get(key):
                 raise Misconfigured(f"{self.name}.{key} is missing")
 
     def text(self, key: str, default: str = "") -> str:
-        value = self.given.get(key, default)
+        value = self.values.get(key, default)
         if not isinstance(value, str) or not value.isprintable():
             raise Misconfigured(f"{self.name}.{key} must be a text of one line")
         return value
@@ -295,7 +295,7 @@ class Scope:
         return value
 
     def seconds(self, key: str, default: float, low: float, high: float) -> float:
-        value = parse_duration(self.given.get(key, default))
+        value = parse_duration(self.values.get(key, default))
         if value is None or not low <= value <= high:
             limits = f"{duration(low)} to {duration(high)}"
             raise Misconfigured(f'{self.name}.{key} must be a duration such as "90s", "10m" or "2h", from {limits}')
@@ -303,7 +303,7 @@ class Scope:
 
     def scope(self, key: str, known: "Iterable[str]") -> "Scope":
         """The object under key, an empty one where there is none."""
-        return Scope(f"{self.name}.{key}", self.given.get(key, {}), known)
+        return Scope(f"{self.name}.{key}", self.values.get(key, {}), known)
 
 
 class ApiSettings(namedtuple("ApiSettings", "kind url namespace user api_key_file password_file ca_file")):
@@ -332,7 +332,7 @@ def api_settings(given: object, name: str) -> ApiSettings:
     if kind not in (CORE, GO):
         raise Misconfigured(f'{name}.kind must be "core" (Sensu Core 1.x) or "go" (Sensu Go): the url does not tell')
     for key in ("namespace", "api_key_file"):
-        if kind == CORE and scope.given.get(key):
+        if kind == CORE and scope.values.get(key):
             raise Misconfigured(
                 f"{name}.{key} is Sensu Go's, and the API is Sensu Core's: remove it, or set kind \"go\""
             )

@@ -78,11 +78,12 @@ class _Sensu:
                 return
             status, headers, body = self.fault or 0, {"Location": "https://portal.example/login?x=y"}, "something"
         data = body.encode() if isinstance(body, str) else json.dumps(body).encode()
-        handler.send_response(status)
-        for name, value in {"Content-Length": str(len(data)), **headers}.items():
-            handler.send_header(name, value)
-        handler.end_headers()
-        handler.wfile.write(data)
+        with contextlib.suppress(OSError):  # who asked may have been killed
+            handler.send_response(status)
+            for name, value in {"Content-Length": str(len(data)), **headers}.items():
+                handler.send_header(name, value)
+            handler.end_headers()
+            handler.wfile.write(data)
 
 
 class SensuCore(_Sensu):
