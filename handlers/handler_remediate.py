@@ -52,7 +52,7 @@ exit status: 0 asked (ACT) or held (HOLD). Else ERROR: 1 Sensu refused, was not 
 
 example (asks nobody, records nothing), with sensu-lxc's own definition:
   echo '{"client": {"name": "host1"}, "check": {"name": "check_container_state", "status": 2,
-    "executed": '$(date +%s)'}, "occurrences": 2}' |
+    "output": "web1 is STOPPED", "executed": '$(date +%s)'}, "occurrences": 2}' |
     handler_remediate.py --config checks/handlers/remediate.json --dry-run
 """
 

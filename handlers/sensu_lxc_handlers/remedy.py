@@ -116,8 +116,7 @@ def unfit(event: Event, wall: float, max_age: float) -> "Hold | None":
         return Hold("stale", f"it is {where}, max_age is {duration(max_age)}")
     if event.runner in ("", _THROUGH_CORES_API):
         return Hold("no-runner", "nobody tells which host ran the check, and a proxy can't be asked for anything")
-    names = event.document.get("entity") or event.document.get("client") or {}
-    if event.runner == event.entity and "proxy" in (names.get("entity_class"), names.get("type")):
+    if event.runner == event.entity and _is_of_a_proxy(event):
         return Hold("proxy", f"{clean(event.runner, 80)} is a proxy, which can't be asked for anything")
     return None
 
@@ -130,6 +129,11 @@ _NOT_A_CHECK = {
     events.TTL: "the check was not heard of in time, which says nothing of what it checks",
     events.TIMED_OUT: "the check did not end in time, which says nothing of what it checks",
 }
+
+
+def _is_of_a_proxy(event: Event) -> bool:
+    names = (event.document.get("entity"), event.document.get("client"))
+    return any(isinstance(one, dict) and "proxy" in (one.get("entity_class"), one.get("type")) for one in names)
 
 
 def chosen(event: Event, wanted: "Iterable[Action]", wishes: "Iterable[Action]") -> "Hold | list[Action]":
@@ -272,8 +276,8 @@ def _action(where: str, name: str, value: object) -> Action:
     given.required("check", "when")
     check, when = given.text("check"), given.scope("when", ("check", "severities", "occurrences", "output"))
     when.required("check")
-    if not re.fullmatch(r"[\w.:-]{1,60}", name, re.ASCII):
-        raise Misconfigured(f"{where}: an action's name is a word")
+    if not re.fullmatch(r"[\w.:-]{1,60}", name, re.ASCII) or name == "off":
+        raise Misconfigured(f'{where}: an action\'s name is a word, and not "off"')
     if not re.fullmatch(r"(?:[\w.:-]|\{entity\}|\{check\})+", check, re.ASCII) or not _PLACEHOLDER.sub("", check):
         raise Misconfigured(f"{where}.check must be the name of a check of Sensu's, with {{entity}} or {{check}} in it")
     try:

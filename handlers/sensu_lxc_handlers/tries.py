@@ -28,6 +28,7 @@ CREATE TABLE decisions (
     namespace TEXT, entity TEXT, check_name TEXT, incident TEXT, executed INTEGER,
     wall REAL NOT NULL, word TEXT NOT NULL, code TEXT NOT NULL, text TEXT NOT NULL,
     PRIMARY KEY (namespace, entity, check_name, incident, executed)) WITHOUT ROWID;
+CREATE INDEX decisions_by_time ON decisions (wall);
 """
 _KEEP_SECONDS = 30 * 86400
 _OPEN = f"('{ASKED}', '{UNKNOWN}')"
@@ -86,7 +87,7 @@ class Tries:
 
     def well(self, event: Event) -> "Try | None":
         """The check of this event is well again: the latest try before it, where that was open or had failed."""
-        with self._store.explained(), self._store.transaction():
+        with self._store.explained():
             counted = ", ".join(f"'{state}'" for state in COUNTED)
             row = self._db.execute(
                 "SELECT number, action, state, wall, boot_id, uptime, detail FROM tries WHERE namespace = ? AND"

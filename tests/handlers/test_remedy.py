@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sensu_lxc_handlers import remedy
 from sensu_lxc_handlers.event import Event
-from sensu_lxc_handlers.outcome import Misconfigured
+from sensu_lxc_handlers.outcome import BadEvent, Misconfigured
 from sensu_lxc_handlers.policy import Hold, Moment
 from sensu_lxc_handlers.remedy import Act, Try
 
@@ -249,6 +249,40 @@ def test_never_more_than_the_budget_nor_within_the_cooldown(steps, cooldown, bud
     assert all(sum(since <= when < since + window for when in asked) <= budget for since in asked)
 
 
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 1 << 40) | st.text(max_size=5) | st.sampled_from(["proxy", "c", "2"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@pytest.mark.parametrize(
+    "kind, name", [("sensu-core", "monitor_lxc__proxied__create__s2__o1"), ("sensu-go", "proxy-critical")]
+)
+@given(data=st.data())
+def test_hostile_events(kind, name, data):
+    """Whatever a client puts into its event: a decision or BadEvent, and never anybody but a runner that is told."""
+    document = json.loads(recorded(kind)[name])
+    for _ in range(data.draw(st.integers(1, 3))):
+        where = document
+        while True:
+            key = data.draw(st.sampled_from(sorted(where)))
+            if not isinstance(where[key], dict) or not where[key] or data.draw(st.booleans()):
+                break
+            where = where[key]
+        where[key] = data.draw(_json)
+    try:
+        told = Event.from_sensu(document)
+    except BadEvent:
+        return
+    actions = settings().actions
+    hold = remedy.unfit(told, told.executed or 0, 600)
+    if hold is None:
+        assert told.runner and told.status in (1, 2)
+        assert isinstance(remedy.chosen(told, actions, actions), (Hold, list))
+    assert f"{told}{hold}".encode()
+
+
 # Wishes
 
 
@@ -313,6 +347,7 @@ WHEN = {"check": "c"}
         ({}, "actions is missing"),
         ([1], "must be an object of names and actions"),
         ({"a b": {"check": "c", "when": WHEN}}, "an action's name is a word"),
+        ({"off": {"check": "c", "when": WHEN}}, "an action's name is a word"),
         ({"a": {"when": WHEN}}, "a.check is missing"),
         ({"a": {"check": "c"}}, "a.when is missing"),
         ({"a": {"check": "c", "when": {"severities": ["critical"]}}}, "a.when.check is missing"),

@@ -18,7 +18,7 @@ from sensu_lxc_handlers import sensu_api
 from sensu_lxc_handlers.sensu_api import Agent, ApiTrouble, Sensu, Silence
 from sensu_lxc_handlers.settings import ApiCredentials, ApiSettings
 
-from tests.live.containers import wait_until
+from tests.live.containers import busybox, wait_until
 from tests.live.sensu_go import Lab
 from tests.test_definitions import CHECKS, REPOSITORY
 
@@ -39,7 +39,8 @@ class Remediated:
         with open(os.path.join(CHECKS, "handlers", "remediate.json"), encoding="utf-8") as file:
             self.settings: dict[str, Any] = json.load(file)
         self.scope: dict[str, Any] = self.settings["lxc_remediate"]
-        self.action["when"].update(check="state", occurrences=[1, 50])
+        self.scope["actions"] = {"start_container": self.scope["actions"]["start"]}
+        self.action["when"] = {"check": "state", "occurrences": [1, 50]}
         self.scope["ledger"] = self.ledger
         self.scope["api"] = {"url": f"http://{lab.backend_address}:8080/", "api_key_file": self.key_file}
         self.write()
@@ -76,6 +77,11 @@ class Remediated:
             return []
         with open(self.ran, encoding="utf-8") as file:
             return file.read().split()
+
+    def last_line(self) -> str:
+        """What the handler said last."""
+        runs = self.lab.handled("remediate")
+        return str(runs[-1]["output"]) if runs else ""
 
     def handle(self, event: "dict[str, Any]") -> "tuple[int, str]":
         """(status, line) of the handler, run by hand on this event."""
@@ -122,7 +128,7 @@ def test_a_proxys_host_mends_it_and_the_incident_ends(remediated: Remediated) ->
     good = lab.wait_for_event(CONTAINER, "state", lambda event: event["check"]["status"] == 0)
     assert good["check"]["processed_by"] == remediated.host
     assert [one["status"] for one in good["check"]["history"]].count(2) >= 1  # it was bad before
-    wait_until(lambda: "nothing is wrong any more" in lab.handled("remediate")[-1]["output"], 20, "the resolve")
+    wait_until(lambda: "nothing is wrong any more" in remediated.last_line(), 20, "the resolve")
     told = [run["output"] for run in lab.handled("remediate")]
     assert f"{CONTAINER}/state CRITICAL: asked {remediated.host} for start_container, try 1 of 3 in 1h" in told[0]
     assert sum("ACT asked" in line for line in told) == 1, told
@@ -133,8 +139,8 @@ def test_a_proxys_host_mends_it_and_the_incident_ends(remediated: Remediated) ->
     assert ran["check"]["processed_by"] == remediated.host
     # It stops again within the cooldown: it is not started again at once, and that is said.
     os.unlink(remediated.running)
-    wait_until(lambda: "HOLD cooldown" in lab.handled("remediate")[-1]["output"], 20, "the cooldown")
-    assert "after which it was well" in lab.handled("remediate")[-1]["output"]
+    wait_until(lambda: "HOLD cooldown" in remediated.last_line(), 20, "the cooldown")
+    assert "after which it was well" in remediated.last_line()
     time.sleep(2)
     assert remediated.hosts_that_ran() == [remediated.host]
     # By hand, on the real event: what the entity wants counts.
@@ -143,6 +149,30 @@ def test_a_proxys_host_mends_it_and_the_incident_ends(remediated: Remediated) ->
     bad["entity"]["metadata"]["annotations"] = annotations
     annotations["sensu.io/plugins/handler_remediate/config/actions"] = "off"
     assert remediated.handle(bad)[1].startswith("handler_remediate HOLD off")
+
+
+def test_a_stopped_container_is_started_again(remediated: Remediated, requires_lxc: None) -> None:
+    """The shipped check every second, with the shipped pattern of its output; what it asks for is lxc-start itself."""
+    lab = remediated.lab
+    lab.install("plugins", lab.agent_etc)
+    remediated.action["when"] = {"check": "check_container_state", "output": "STOPPED", "occurrences": [2, 30]}
+    remediated.write()
+    with busybox("remediated") as container:
+        start = ["lxc-start", "-n", container.name]
+        lab.create(check("start_container", f"echo {{{{ .name }}}} >> {remediated.ran} && {' '.join(start)}", ["lxc"]))
+        watch = f"/etc/sensu/plugins/check_container_state.py -n {container.name}"
+        lab.create(check("check_container_state", watch, ["first"], 1, PIPELINE))
+        lab.wait_for_event(remediated.host, "check_container_state", lambda event: event["check"]["status"] == 0)
+        container.stop()
+        lab.wait_for_event(remediated.host, "check_container_state", lambda event: event["check"]["status"] == 2)
+        good = lab.wait_for_event(
+            remediated.host, "check_container_state", lambda event: event["check"]["status"] == 0, 60
+        )
+        assert f"{container.name}: RUNNING" in good["check"]["output"]
+        wait_until(lambda: "nothing is wrong any more" in remediated.last_line(), 20, "the resolve")
+    told = [" ".join(run["output"].split()[1:3]) for run in lab.handled("remediate")]
+    assert told[0] == "HOLD occurrences:" and told.count("ACT asked:") == 1 and told[-1] == "HOLD ok:", told
+    assert remediated.hosts_that_ran() == [remediated.host]
 
 
 def test_who_is_not_there_and_what_nobody_defined(remediated: Remediated) -> None:
