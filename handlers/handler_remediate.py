@@ -8,20 +8,10 @@ Sensu's that is asked for by its API, of the one host that ran the event's check
 
 import os
 
-from sensu_lxc_handlers import handler, remedy, settings
+from sensu_lxc_handlers import api_settings, handler, outcome, remedy
 from sensu_lxc_handlers.event import CHECK
 from sensu_lxc_handlers.ledger import moment
-from sensu_lxc_handlers.outcome import (
-    ACT,
-    ERROR,
-    HOLD,
-    NO_LEDGER,
-    REFUSED,
-    LedgerUnusable,
-    Misconfigured,
-    Outcome,
-    clean,
-)
+from sensu_lxc_handlers.outcome import ACT, ERROR, HOLD, LedgerUnusable, Misconfigured, Outcome, clean, harmless
 from sensu_lxc_handlers.policy import Hold, duration, elapsed
 from sensu_lxc_handlers.tries import Tries
 
@@ -98,9 +88,9 @@ class HandlerRemediate(handler.Handler):
             try:
                 tries.settle(number, _STATES[code], clean(text))
             except LedgerUnusable as error:
-                return Outcome(ERROR, "ledger", f"{said}; but that can't be recorded: {error}", NO_LEDGER)
+                return Outcome(ERROR, "ledger", f"{said}; but that can't be recorded: {error}", outcome.NO_LEDGER)
         if code != "asked":
-            return Outcome(HOLD, code, said) if code == "proxy" else Outcome(ERROR, code, said, REFUSED)
+            return Outcome(HOLD, code, said) if code == "proxy" else Outcome(ERROR, code, said, outcome.REFUSED)
         nth = f"try {decision.tries + 1} of {decision.action.budget} in {duration(decision.action.budget_seconds)}"
         return Outcome(ACT, code, f"{said}, {nth}; the next result decides")
 
@@ -126,11 +116,11 @@ class HandlerRemediate(handler.Handler):
 
         wanted = self.wanted.api
         is_go = "entity" in self.event.document
-        if is_go != (wanted.kind == settings.GO):
+        if is_go != (wanted.kind == api_settings.GO):
             sent, asked = ("Sensu Go", "Core") if is_go else ("Sensu Core", "Go")
             raise Misconfigured(f"{sent} sent the event, and {self.scope}.api is Sensu {asked}'s: set its url and kind")
         self.doing = "reading the secrets"
-        known = settings.api_credentials(wanted, os.environ)
+        known = api_settings.api_credentials(wanted, os.environ)
         self.notes += known.notes
         self.secrets += known.secrets
         deadline = self.end - min(_RECORD_SECONDS, self.timeout_seconds / 8)
@@ -141,7 +131,7 @@ class HandlerRemediate(handler.Handler):
         from sensu_lxc_handlers import sensu_api
 
         event, who = self.event, clean(self.event.runner, 80)
-        reason = f"{settings.harmless(event.entity)}/{settings.harmless(event.check)}"
+        reason = f"{harmless(event.entity)}/{harmless(event.check)}"
         try:
             # Sensu says 202 also where nobody of that name is there, or only a proxy.
             agent = sensu.agent(event.runner, event.namespace)

@@ -12,10 +12,11 @@ from collections import namedtuple
 from fnmatch import fnmatchcase
 
 from . import event as events
+from .api_settings import api_settings
 from .event import Event
-from .outcome import Misconfigured, clean
+from .outcome import Misconfigured, clean, harmless
 from .policy import Hold, Moment, duration, elapsed
-from .settings import Scope, api_settings, fill, harmless, parse_duration
+from .settings import Scope, fill, parse_duration
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -219,15 +220,14 @@ _STANDS = {
 
 def remediation_settings(settings: "Mapping[str, object]", scope: str, where: str) -> Remediation:
     """The scope of settings, which came from where (words for a message). Raises Misconfigured."""
-    if scope not in settings:
-        example = f'{{"{scope}": {{"api": {{"url": "http://localhost:4567/"}}, "actions": {{…}}}}}}'
-        raise Misconfigured(f'no "{scope}" in {where}: write {example}, or choose another scope with -j')
-    given = Scope(scope, settings[scope], Remediation._fields)
-    given.required("api", "actions")
+    example = '{"api": {"url": "http://localhost:4567/"}, "actions": {…}}'
+    known = Scope(settings, scope, where, Remediation._fields, example)
+    known.require("api", "actions")
     return Remediation(
-        api=api_settings(given.values["api"], f"{scope}.api"), actions=_actions(f"{scope}.actions", given),
-        max_age=given.seconds("max_age", 600, 10, _MONTH), timeout=given.seconds("timeout", 10, 2, 600),
-        ledger=given.path("ledger", DEFAULT_LEDGER),
+        api=api_settings(known.given["api"], f"{scope}.api", where),
+        actions=_actions(f"{scope}.actions", known.given["actions"], where),
+        max_age=known.seconds("max_age", 600, 10, _MONTH), timeout=known.seconds("timeout", 10, 2, 600),
+        ledger=known.path("ledger", DEFAULT_LEDGER),
     )  # fmt: skip
 
 
@@ -264,31 +264,32 @@ def with_wishes(
 _WISHES = ("actions", "severities", "occurrences", "cooldown")
 
 
-def _actions(where: str, given: Scope) -> "tuple[Action, ...]":
-    each = given.values["actions"]
-    if not isinstance(each, dict) or not each:
-        raise Misconfigured(f"{where} must be an object of names and actions")
-    return tuple(_action(f"{where}.{clean(name, 60)}", name, value) for name, value in each.items())
+def _actions(key: str, given: object, where: str) -> "tuple[Action, ...]":
+    if not isinstance(given, dict):
+        raise Misconfigured(f"{key} must be an object of names and actions")
+    return tuple(_action(f"{key}.{clean(name, 60)}", name, value, where) for name, value in given.items())
 
 
-def _action(where: str, name: str, value: object) -> Action:
-    given = Scope(where, value, ("check", "when", "cooldown", "budget"))
-    given.required("check", "when")
-    check, when = given.text("check"), given.scope("when", ("check", "severities", "occurrences", "output"))
-    when.required("check")
+def _action(key: str, name: str, value: object, where: str) -> Action:
+    example = '{"check": "start_container", "when": {"check": "check_container_state"}}'
+    given = Scope({key: value}, key, where, ("check", "when", "cooldown", "budget"), example)
+    given.require("check", "when")
+    check, of_when = given.text("check"), ("check", "severities", "occurrences", "output")
+    when = Scope({f"{key}.when": given.given["when"]}, f"{key}.when", where, of_when, '{"check": "check_*"}')
+    when.require("check")
     if not re.fullmatch(r"[\w.:-]{1,60}", name, re.ASCII) or name == "off":
-        raise Misconfigured(f'{where}: an action\'s name is a word, and not "off"')
+        raise Misconfigured(f'{key}: an action\'s name is a word, and not "off"')
     if not re.fullmatch(r"(?:[\w.:-]|\{entity\}|\{check\})+", check, re.ASCII) or not _PLACEHOLDER.sub("", check):
-        raise Misconfigured(f"{where}.check must be the name of a check of Sensu's, with {{entity}} or {{check}} in it")
+        raise Misconfigured(f"{key}.check must be the name of a check of Sensu's, with {{entity}} or {{check}} in it")
     try:
-        output = re.compile(when.text("output")) if when.values.get("output") else None
+        output = re.compile(when.text("output")) if when.given.get("output") else None
     except re.error as error:
-        raise Misconfigured(f"{where}.when.output is no regular expression: {clean(str(error), 80)}") from None
+        raise Misconfigured(f"{key}.when.output is no regular expression: {clean(str(error), 80)}") from None
     settings = {
-        **_severities(f"{where}.when.severities", when.values.get("severities", ["critical"])),
-        **_occurrences(f"{where}.when.occurrences", when.values.get("occurrences", [1, 0])),
+        **_severities(f"{key}.when.severities", when.given.get("severities", ["critical"])),
+        **_occurrences(f"{key}.when.occurrences", when.given.get("occurrences", [1, 0])),
     }
-    budget = _budget(f"{where}.budget", given.values["budget"]) if "budget" in given.values else _BUDGET
+    budget = _budget(f"{key}.budget", given.given["budget"]) if "budget" in given.given else _BUDGET
     return Action(
         name=name, check=check, pattern=when.text("check"), output=output, budget=budget[0], budget_seconds=budget[1],
         cooldown=given.seconds("cooldown", 600, 0, _MONTH), **settings,

@@ -1,6 +1,7 @@
 """Sensu's API, Core's and Go's in one shape: what is known of checks and hosts, and asking a host to run a check.
 
-    sensu = connect(settings.api_settings(scope["api"], "lxc_autoscale.api"), credentials, deadline)
+    wanted = api_settings(scope["api"], "lxc_autoscale.api", where)
+    sensu = connect(wanted, api_credentials(wanted, os.environ), deadline)
     for result in sensu.latest_results("check_host_capacity"): ...
 
 Every answer was seen on Sensu 1.9.0 and Sensu Go 6.12 (tests/recordings). Whoever asks gets a namedtuple, or ApiTrouble
@@ -12,10 +13,10 @@ from collections import namedtuple
 from fnmatch import fnmatchcase
 from urllib.parse import quote
 
+from .api_settings import GO, ApiCredentials, ApiSettings
 from .event import Event
 from .exchange import NotSent, Reply, Server, Unanswered, basic
 from .outcome import BadEvent, clean
-from .settings import GO, ApiCredentials, ApiSettings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -35,9 +35,9 @@ def encode(event):
 
 
 class Setup:
-    """Settings in a folder of their own, and the handler run with them. Another handler's has its script and key."""
+    """Settings in a folder of their own, and the handler run with them."""
 
-    script, key = SCRIPT, "lxc_autoscale"
+    script, scope_name = SCRIPT, "lxc_autoscale"
 
     def __init__(self, folder, **scope):
         self.folder = str(folder)
@@ -61,7 +61,7 @@ class Setup:
     def config(self):
         path = os.path.join(self.folder, "settings.json")
         with open(path + ".new", "w", encoding="utf-8") as file:
-            json.dump({self.key: self.scope}, file)
+            json.dump({self.scope_name: self.scope}, file)
         os.replace(path + ".new", path)
         return path
 

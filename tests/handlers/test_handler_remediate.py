@@ -20,7 +20,7 @@ START = {"check": "unpublished_fix", "when": {"check": "check_container_state", 
 
 
 class Remediation(Setup):
-    script, key = os.path.join(ROOT, "handlers", "handler_remediate.py"), "lxc_remediate"
+    script, scope_name = os.path.join(ROOT, "handlers", "handler_remediate.py"), "lxc_remediate"
 
     def __init__(self, folder, api, **scope):
         super().__init__(folder)

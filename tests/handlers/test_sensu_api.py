@@ -4,10 +4,17 @@ import json
 import time
 
 import pytest
-from sensu_lxc_handlers import event, sensu_api, settings
+from sensu_lxc_handlers import event, sensu_api
+from sensu_lxc_handlers.api_settings import (
+    KEY_VARIABLE,
+    PASSWORD_VARIABLE,
+    ApiCredentials,
+    ApiSettings,
+    api_credentials,
+    api_settings,
+)
 from sensu_lxc_handlers.outcome import Misconfigured
 from sensu_lxc_handlers.sensu_api import REJECTED, UNANSWERED, UNREACHABLE, Agent, ApiTrouble, Result, Silence
-from sensu_lxc_handlers.settings import ApiCredentials, ApiSettings, api_credentials, api_settings
 
 from tests.standin.sensu import SensuCore, SensuGo
 
@@ -285,14 +292,14 @@ def test_a_token_that_is_none():
     ],
 )
 def test_settings(given, kind, namespace):
-    wanted = api_settings(given, "lxc_remediate.api")
+    wanted = api_settings(given, "lxc_remediate.api", "settings.json")
     assert (wanted.kind, wanted.namespace, wanted.url) == (kind, namespace, given["url"])
 
 
 @pytest.mark.parametrize(
     "given, says",
     [
-        ([], "lxc_remediate.api must be an object"),
+        ([], '"lxc_remediate.api" in settings.json must be an object'),
         ({}, "lxc_remediate.api.url is missing"),
         ({"url": 7}, "url must be a text"),
         ({"url": "https://sensu/"}, 'kind must be "core"'),
@@ -302,7 +309,7 @@ def test_settings(given, kind, namespace):
             {"url": "https://sensu:8080/", "api_key": "s3cret"},
             "api.api_key is not a setting; did you mean api_key_file",
         ),
-        ({"url": "https://sensu:8080/", "zzz": "s3cret"}, "api.zzz is not a setting; known are kind, url"),
+        ({"url": "https://sensu:8080/", "zzz": "s3cret"}, "api.zzz is not a setting; did you mean one of kind, url"),
         ({"url": "https://sensu:8080/", "api_key_file": "key"}, "api_key_file must be an absolute path"),
         ({"url": "http://sensu:4567/", "namespace": "x"}, "namespace is Sensu Go's"),
         ({"url": "http://sensu:4567/", "user": "a:s3cret"}, "user must not contain a colon"),
@@ -310,7 +317,7 @@ def test_settings(given, kind, namespace):
 )
 def test_settings_that_are_wrong(given, says):
     with pytest.raises(Misconfigured, match=says) as error:
-        api_settings(given, "lxc_remediate.api")
+        api_settings(given, "lxc_remediate.api", "settings.json")
     assert "s3cret" not in str(error.value)
 
 
@@ -321,12 +328,12 @@ def test_secrets(tmp_path):
     go = ApiSettings("go", "https://sensu:8080", "default", "", str(path), "", "")
     known = api_credentials(go, {})
     assert (known.key, known.login, known.secrets) == (KEY, None, [KEY]) and "chmod o=" in known.notes[0]
-    assert api_credentials(go, {settings.SENSU_KEY_VARIABLE: "other"}).key == "other"
+    assert api_credentials(go, {KEY_VARIABLE: "other"}).key == "other"
     with_password = go._replace(api_key_file="", user="u", password_file=str(path))
     assert api_credentials(with_password, {}) == ApiCredentials("", ("u", KEY), known.notes)
-    assert api_credentials(with_password, {settings.SENSU_PASSWORD_VARIABLE: "p"}).login == ("u", "p")
+    assert api_credentials(with_password, {PASSWORD_VARIABLE: "p"}).login == ("u", "p")
     core = ApiSettings("core", "http://sensu:4567", "", "", "", "", "")
-    assert api_credentials(core, {settings.SENSU_KEY_VARIABLE: "k"}) == ApiCredentials("", None, [])
+    assert api_credentials(core, {KEY_VARIABLE: "k"}) == ApiCredentials("", None, [])
 
 
 @pytest.mark.parametrize(
@@ -335,9 +342,9 @@ def test_secrets(tmp_path):
         ({"kind": "go"}, {}, "wants api.api_key_file"),
         ({"kind": "go", "user": "u"}, {}, "set api.password_file"),
         ({"user": "u"}, {}, "set api.password_file"),
-        ({}, {settings.SENSU_PASSWORD_VARIABLE: "p"}, "set api.user"),
-        ({"kind": "go"}, {settings.SENSU_KEY_VARIABLE: "a b"}, "must hold the API key"),
-        ({"kind": "go"}, {settings.SENSU_KEY_VARIABLE: "schlüssel"}, "must hold the API key"),
+        ({}, {PASSWORD_VARIABLE: "p"}, "set api.user"),
+        ({"kind": "go"}, {KEY_VARIABLE: "a b"}, "must hold the API key"),
+        ({"kind": "go"}, {KEY_VARIABLE: "schlüssel"}, "must hold the API key"),
         ({"kind": "go", "api_key_file": "/nosuch"}, {}, "No such file"),
     ],
 )

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from sensu_lxc_handlers import event as events
 from sensu_lxc_handlers import sensu_api
+from sensu_lxc_handlers.api_settings import ApiCredentials, ApiSettings
 from sensu_lxc_handlers.sensu_api import Agent, ApiTrouble, Sensu, Silence
-from sensu_lxc_handlers.settings import ApiCredentials, ApiSettings
 
 from tests.live.containers import busybox, wait_until
 from tests.live.sensu_go import Lab
