@@ -36,7 +36,8 @@ class Store:
     read_only  nothing is created or written, and a missing file is an empty one
     first      what to do before one that is lost or damaged is begun anew, such as "look in Jenkins what was asked for"
 
-    All that can go wrong is raised as LedgerUnusable: here, and in `with store.explained():`.
+    is_new: it was begun just now. All that can go wrong is raised as LedgerUnusable: here, and in `with
+    store.explained():`.
     """
 
     def __init__(self, path: str, schema: str, version: int, patience: float, read_only: bool, first: str) -> None:
@@ -45,6 +46,7 @@ class Store:
         self._first = first
         with self.explained():
             there = self._is_there(read_only)
+            self.is_new = not there
             if not there and not read_only:
                 self._begin()
                 there = True
@@ -83,9 +85,10 @@ class Store:
         if version == 0:
             raise self.damaged("it holds nothing")
         if version != known:
+            remedy = "update sensu-lxc" if version > known else "move it away, a new one begins empty"
             raise LedgerUnusable(
                 f"the ledger {self.path} is of version {version}, this handler knows {known}:"
-                " update sensu-lxc, or name another file in `ledger`"
+                f" {remedy}, or name another file in `ledger`"
             )
 
     def _is_there(self, read_only: bool) -> bool:
