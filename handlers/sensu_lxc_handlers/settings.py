@@ -78,52 +78,73 @@ def with_subfolders(paths: "Iterable[str]", folder: str = "/etc/sensu/conf.d") -
     return sorted(found, key=lambda path: (path.startswith(folder), path))
 
 
-def jenkins_settings(settings: "Mapping[str, object]", scope: str, where: str) -> JenkinsSettings:
-    """The scope of settings, which came from where (words for a message)."""
-    if scope not in settings:
-        example = f'{{"{scope}": {{"url": "https://jenkins.example/", "job": "lxc_provision", …}}}}'
-        raise Misconfigured(f'no "{scope}" in {where}: write {example}, or choose another scope with -j')
-    given = settings[scope]
-    if not isinstance(given, dict):
-        raise Misconfigured(f'"{scope}" in {where} must be an object, {{…}}')
-    for key in given:
-        if key not in JenkinsSettings._fields:
-            raise Misconfigured(f"{scope}.{clean(str(key), 60)} is not a setting; did you mean {_nearest(str(key))}?")
-    for key in ("url", "job"):
-        if not given.get(key):
-            raise Misconfigured(f"{scope}.{key} is missing")
+class Scope:
+    """One object of the settings, by its name. A key that is not known, or a value of the wrong kind, is Misconfigured.
 
-    def text(key: str, default: str = "") -> str:
-        value = given.get(key, default)
+    where are words for whence the settings came, example shows the object with what it needs at least.
+    """
+
+    def __init__(
+        self, settings: "Mapping[str, object]", name: str, where: str, known: "tuple[str, ...]", example: str
+    ) -> None:
+        self.name = name
+        if name not in settings:
+            raise Misconfigured(f'no "{name}" in {where}: write {{"{name}": {example}}}, or choose another with -j')
+        given = settings[name]
+        if not isinstance(given, dict):
+            raise Misconfigured(f'"{name}" in {where} must be an object, {{…}}')
+        for key in given:
+            if key not in known:
+                near = nearest(str(key), known)
+                raise Misconfigured(f"{name}.{clean(str(key), 60)} is not a setting; did you mean {near}?")
+        self.given: dict[str, object] = given
+
+    def require(self, *keys: str) -> None:
+        for key in keys:
+            if not self.given.get(key):
+                raise Misconfigured(f"{self.name}.{key} is missing")
+
+    def text(self, key: str, default: str = "") -> str:
+        value = self.given.get(key, default)
         if not isinstance(value, str) or not value.isprintable():
-            raise Misconfigured(f"{scope}.{key} must be a text of one line")
+            raise Misconfigured(f"{self.name}.{key} must be a text of one line")
         return value
 
-    def seconds(key: str, default: float, low: float, high: float) -> float:
-        value = parse_duration(given.get(key, default))
+    def path(self, key: str, default: str = "") -> str:
+        """An absolute path, or "" where there is none."""
+        value = self.text(key) or default
+        if value and not os.path.isabs(value):
+            why = "Sensu starts handlers in a folder of its own"
+            raise Misconfigured(f"{self.name}.{key} must be an absolute path: {why}")
+        return value
+
+    def seconds(self, key: str, default: float, low: float, high: float) -> float:
+        value = parse_duration(self.given.get(key, default))
         if value is None or not low <= value <= high:
             limits = f"{duration(low)} to {duration(high)}"
-            raise Misconfigured(f'{scope}.{key} must be a duration such as "90s", "10m" or "2h", from {limits}')
+            raise Misconfigured(f'{self.name}.{key} must be a duration such as "90s", "10m" or "2h", from {limits}')
         return value
 
+
+def jenkins_settings(settings: "Mapping[str, object]", scope: str, where: str) -> JenkinsSettings:
+    """The scope of settings, which came from where (words for a message)."""
+    example = '{"url": "https://jenkins.example/", "job": "lxc_provision", …}'
+    known = Scope(settings, scope, where, JenkinsSettings._fields, example)
+    known.require("url", "job")
+    given, text, seconds = known.given, known.text, known.seconds
     job = text("job").strip("/")
     if any(name in ("", ".", "..") for name in job.split("/")):
         raise Misconfigured(f'{scope}.job must be the name of a job, or "folder/name"')
     group = text("group", scope) or scope
-    _check_placeholders(f"{scope}.group", group, _GROUP_PLACEHOLDERS)
-    parsed = JenkinsSettings(
-        url=text("url"), job=job, user=text("user"), token=text("token"), token_file=text("token_file"),
-        api_token_file=text("api_token_file"), password_file=text("password_file"),
+    check_placeholders(f"{scope}.group", group, _GROUP_PLACEHOLDERS)
+    return JenkinsSettings(
+        url=text("url"), job=job, user=text("user"), token=text("token"), token_file=known.path("token_file"),
+        api_token_file=known.path("api_token_file"), password_file=known.path("password_file"),
         parameters=_parameters(f"{scope}.parameters", given.get("parameters", {})), group=group,
         cooldown=seconds("cooldown", 600, 0, 30 * 86400), max_age=seconds("max_age", 7200, 60, 30 * 86400),
-        timeout=seconds("timeout", 10, 2, 600), ledger=text("ledger", DEFAULT_LEDGER) or DEFAULT_LEDGER,
-        ca_file=text("ca_file"),
+        timeout=seconds("timeout", 10, 2, 600), ledger=known.path("ledger", DEFAULT_LEDGER),
+        ca_file=known.path("ca_file"),
     )  # fmt: skip
-    for key in ("token_file", "api_token_file", "password_file", "ledger", "ca_file"):
-        path = getattr(parsed, key)
-        if path and not os.path.isabs(path):
-            raise Misconfigured(f"{scope}.{key} must be an absolute path: Sensu starts handlers in a folder of its own")
-    return parsed
 
 
 def credentials(settings: JenkinsSettings, environ: "Mapping[str, str]") -> Credentials:
@@ -132,11 +153,11 @@ def credentials(settings: JenkinsSettings, environ: "Mapping[str, str]") -> Cred
 
     def secret(key: str, variable: str) -> str:
         given = environ.get(variable)
-        return _printable(given, variable) if given else _read_secret(key, getattr(settings, key), notes)
+        return printable(given, variable) if given else read_secret(key, getattr(settings, key), notes)
 
-    job_token = secret("token_file", TOKEN_VARIABLE) or _printable(settings.token, "token")
+    job_token = secret("token_file", TOKEN_VARIABLE) or printable(settings.token, "token")
     api_token = secret("api_token_file", API_TOKEN_VARIABLE)
-    password = "" if api_token else _read_secret("password_file", settings.password_file, notes)
+    password = "" if api_token else read_secret("password_file", settings.password_file, notes)
     if settings.user and not (api_token or password):
         raise Misconfigured(f"user is set, so api_token_file (or {API_TOKEN_VARIABLE}, or password_file) must be, too")
     if (api_token or password) and not settings.user:
@@ -178,11 +199,12 @@ def _parameters(key: str, given: object) -> "dict[str, str]":
         if not isinstance(value, str) or any("\ud800" <= c <= "\udfff" for c in name + value):
             raise Misconfigured(f"{key}.{clean(name, 60)} must be a text, a number, true or false")
         parameters[name] = value
-        _check_placeholders(f"{key}.{clean(name, 60)}", parameters[name], _PARAMETER_PLACEHOLDERS)
+        check_placeholders(f"{key}.{clean(name, 60)}", parameters[name], _PARAMETER_PLACEHOLDERS)
     return parameters
 
 
-def _check_placeholders(key: str, template: str, known: "tuple[str, ...]") -> None:
+def check_placeholders(key: str, template: str, known: "tuple[str, ...]") -> None:
+    """Raise Misconfigured where template has a {name} that is not known."""
     for name in _PLACEHOLDER.findall(template):
         if name not in known:
             raise Misconfigured(f"{key} has {{{clean(name, 40)}}}, known are " + " ".join(f"{{{k}}}" for k in known))
@@ -218,7 +240,8 @@ def _merge(one: "dict[str, object]", two: "dict[str, object]") -> "dict[str, obj
     return merged
 
 
-def _read_secret(key: str, path: str, notes: "list[str]") -> str:
+def read_secret(key: str, path: str, notes: "list[str]") -> str:
+    """The secret in the file that the setting key names, "" where it names none; adds to notes what is odd about it."""
     if not path:
         return ""
     where = f"{key} {clean(path)}"
@@ -237,17 +260,19 @@ def _read_secret(key: str, path: str, notes: "list[str]") -> str:
         raise Misconfigured(f"{where} is empty: write the secret into it")
     if others:
         notes.append(f"everybody on this host can read the secret in {clean(path)}: chmod o= it")
-    return _printable(secret, where)
+    return printable(secret, where)
 
 
-def _printable(secret: str, where: str) -> str:
+def printable(secret: str, where: str) -> str:
+    """secret, or Misconfigured where a header or a form can't hold it."""
     if not secret.isprintable():
         raise Misconfigured(f"{where} must hold the secret as one line of text, without control characters")
     return secret
 
 
-def _nearest(word: str) -> str:
+def nearest(word: str, known: "tuple[str, ...]") -> str:
+    """What was meant by a misspelt word, for a message."""
     import difflib  # 10 ms that only a mistake costs
 
-    near = difflib.get_close_matches(word, JenkinsSettings._fields, 1, 0.6)
-    return near[0] if near else "one of " + ", ".join(JenkinsSettings._fields)
+    near = difflib.get_close_matches(word, known, 1, 0.6)
+    return near[0] if near else "one of " + ", ".join(known)
