@@ -16,8 +16,8 @@ from binascii import b2a_base64
 from collections import namedtuple
 from urllib.parse import quote, urlencode, urlsplit
 
+from .fleet import COALESCED, REJECTED, SENT, UNKNOWN, UNSENT
 from .outcome import Misconfigured, clean
-from .policy import COALESCED, REJECTED, SENT, UNKNOWN, UNSENT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ _CLOCKS_DIFFER_SECONDS = 3600
 class Answer(namedtuple("Answer", "state code text queue_item again", defaults=(None, False))):
     """What became of one trigger().
 
-    state       SENT, COALESCED, REJECTED, UNSENT or UNKNOWN, as policy.py defines them
+    state       SENT, COALESCED, REJECTED, UNSENT or UNKNOWN, as fleet.py defines them
     code        a word for logs
     text        for people: what was answered, and what to do about it
     queue_item  number in Jenkins' queue, None where it gave none

@@ -3,22 +3,20 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sensu_lxc_handlers.policy import (
+from sensu_lxc_handlers.fleet import (
     COALESCED,
     INTENT,
+    OUT,
     REJECTED,
     SENT,
     UNKNOWN,
     UNSENT,
-    Act,
-    Hold,
+    Fleet,
     Moment,
     Request,
-    Rules,
-    decide,
-    duration,
     elapsed,
 )
+from sensu_lxc_handlers.policy import Act, Hold, Rules, decide, duration
 
 RULES = Rules(cooldown=600, lease=60, max_age=7200)
 THEN = Moment(wall=1_800_000_000.0, boot_id="boot-1", uptime=5000.0)
@@ -29,13 +27,22 @@ def later(seconds, jump=0.0):
     return Moment(THEN.wall + seconds + jump, THEN.boot_id, THEN.uptime + seconds)
 
 
+def request(state, generation=7, at=THEN, way=OUT, **more):
+    """A request as it is after its first attempt."""
+    return Request(f"lxc-abc-{generation}", generation, 1, way, state, at, at, at.wall, "job", "web1", "check", 1, "",
+                   (), "", None, None, "why")._replace(**more)  # fmt: skip
+
+
+def fleet(*requests, **more):
+    return Fleet("abc", max((one.generation for one in requests), default=0), requests, **more)
+
+
 def after(state, seconds, jump=0.0, seen=False):
-    last = Request("lxc-abc-7", 7, 1, state, THEN, THEN.wall, "why")
-    return decide(last, seen, later(seconds, jump), RULES)
+    return decide(fleet(request(state)), seen, later(seconds, jump), RULES)
 
 
 def test_first_event_of_a_group():
-    assert decide(None, False, THEN, RULES) == Act(1, None, False)
+    assert decide(fleet(), False, THEN, RULES) == Act(1, None, False)
 
 
 @pytest.mark.parametrize("state", [SENT, COALESCED])
@@ -90,8 +97,7 @@ def test_what_may_have_got_there_is_looked_for_first(state, code):
 
 
 def test_without_a_cooldown_a_refusal_does_not_hold_either():
-    last = Request("lxc-abc-7", 7, 1, REJECTED, THEN, THEN.wall, "why")
-    assert isinstance(decide(last, False, THEN, RULES._replace(cooldown=0)), Act)
+    assert isinstance(decide(fleet(request(REJECTED)), False, THEN, RULES._replace(cooldown=0)), Act)
 
 
 @given(st.sampled_from([INTENT, SENT, COALESCED, REJECTED, UNSENT, UNKNOWN]), st.floats(0, 1e7), st.booleans(),
