@@ -12,6 +12,7 @@ from collections import namedtuple
 from . import event as events
 from .event import Event
 from .fleet import (
+    BUILDING,
     BUILT,
     FAILED,
     IN,
@@ -36,6 +37,7 @@ from .fleet import (
 REJECTED_PAUSE_SECONDS = 60
 # An open circuit lets one request through after that long, to see whether things are well again.
 BREAKER_PAUSE_SECONDS = 3600
+_BUILD_SECONDS = 3600
 
 
 class Rules(namedtuple(
@@ -227,7 +229,9 @@ def is_coming(one: Request, now: Moment, rules: Rules) -> bool:
         return False
     if one.state in (INTENT, UNKNOWN):
         return True
-    return one.state in (*OPEN, BUILT) and elapsed(one.at, now) < rules.warm_up
+    # A build that was seen running is waited for, but not for ever, should nobody look any more.
+    longest = max(rules.warm_up, _BUILD_SECONDS) if one.state == BUILDING else rules.warm_up
+    return one.state in (*OPEN, BUILT) and elapsed(one.at, now) < longest
 
 
 def count(fleet: Fleet, now: Moment, rules: Rules) -> "tuple[int, int]":
