@@ -10,9 +10,10 @@ import os
 
 from sensu_lxc_handlers import api_settings, handler, outcome, remedy
 from sensu_lxc_handlers.event import CHECK
+from sensu_lxc_handlers.fleet import elapsed
 from sensu_lxc_handlers.ledger import moment
 from sensu_lxc_handlers.outcome import ACT, ERROR, HOLD, LedgerUnusable, Misconfigured, Outcome, clean, harmless
-from sensu_lxc_handlers.policy import Hold, duration, elapsed
+from sensu_lxc_handlers.policy import Hold, duration
 from sensu_lxc_handlers.tries import Tries
 
 TYPE_CHECKING = False

@@ -9,8 +9,8 @@ from collections import namedtuple
 from urllib.parse import quote, urlencode
 
 from .exchange import NotSent, Reply, Server, Unanswered, basic
+from .fleet import COALESCED, REJECTED, SENT, UNKNOWN, UNSENT
 from .outcome import clean
-from .policy import COALESCED, REJECTED, SENT, UNKNOWN, UNSENT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _CLOCKS_DIFFER_SECONDS = 3600
 class Answer(namedtuple("Answer", "state code text queue_item again", defaults=(None, False))):
     """What became of one trigger().
 
-    state       SENT, COALESCED, REJECTED, UNSENT or UNKNOWN, as policy.py defines them
+    state       SENT, COALESCED, REJECTED, UNSENT or UNKNOWN, as fleet.py defines them
     code        a word for logs
     text        for people: what was answered, and what to do about it
     queue_item  number in Jenkins' queue, None where it gave none

@@ -14,8 +14,9 @@ from fnmatch import fnmatchcase
 from . import event as events
 from .api_settings import api_settings
 from .event import Event
+from .fleet import Moment, elapsed
 from .outcome import Misconfigured, clean, harmless
-from .policy import Hold, Moment, duration, elapsed
+from .policy import Hold, duration
 from .settings import Scope, fill, parse_duration
 
 TYPE_CHECKING = False

@@ -5,8 +5,9 @@ killed at any point, ask at most once per cooldown.
 """
 
 from .event import Event
+from .fleet import Moment
 from .outcome import clean
-from .policy import Hold, Moment
+from .policy import Hold
 from .remedy import ASKED, COUNTED, FAILED, INTENT, STATES, UNKNOWN, WELL, Act, Try
 from .store import Store
 

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sensu_lxc_handlers import remedy
 from sensu_lxc_handlers.event import Event
+from sensu_lxc_handlers.fleet import Moment
 from sensu_lxc_handlers.outcome import BadEvent, Misconfigured
-from sensu_lxc_handlers.policy import Hold, Moment
+from sensu_lxc_handlers.policy import Hold
 from sensu_lxc_handlers.remedy import Act, Try
 
 from .support import core_event, recorded
