@@ -9,7 +9,6 @@ Sensu's that is asked for by its API, of the one host that ran the event's check
 import os
 
 from sensu_lxc_handlers import api_settings, handler, outcome, remedy
-from sensu_lxc_handlers.event import CHECK
 from sensu_lxc_handlers.fleet import elapsed
 from sensu_lxc_handlers.ledger import moment
 from sensu_lxc_handlers.outcome import ACT, ERROR, HOLD, LedgerUnusable, Misconfigured, Outcome, clean, harmless
@@ -33,8 +32,8 @@ settings, in Sensu's conf.d or the file of --config:
       "cooldown": "10m", "budget": "3/1h"}}}}
   api, for Sensu Go: {"url": "https://localhost:8080/", "api_key_file": "/etc/sensu/remediate.key"}. Also: kind,
   namespace, user, password_file, ca_file. SENSU_LXC_API_KEY and SENSU_LXC_API_PASSWORD in the environment win.
-  when also takes output, a regular expression. Also: max_age (10m), timeout (10s; not longer than that of the
-  handler's definition), ledger.
+  when also takes entity, a pattern, and output, a regular expression. Also: max_age (10m), timeout (10s; not longer
+  than that of the handler's definition), ledger.
   An event's check or client (Core: "lxc_remediate": {…} in its definition; Go: annotations
   sensu.io/plugins/handler_remediate/config/…) may want actions (names, or "off"), occurrences, severities, cooldown.
 
@@ -62,7 +61,7 @@ class HandlerRemediate(handler.Handler):
         wanted, event, now = self.wanted, self.event, moment()
         hold = remedy.unfit(event, now.wall, wanted.max_age)
         if hold:
-            return self._well() if hold.code == "ok" and event.kind == CHECK else self._hold(hold)
+            return self._well() if hold.code == "ok" else self._hold(hold)
         wishes = event.wishes(self.scope, self.name)
         actions = remedy.chosen(event, wanted.actions, remedy.with_wishes(wanted.actions, wishes))
         if isinstance(actions, Hold):

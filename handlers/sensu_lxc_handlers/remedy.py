@@ -49,12 +49,12 @@ _BUDGET = (3, 3600.0)
 
 
 class Action(namedtuple(
-    "Action", "name check pattern severities least most output cooldown budget budget_seconds")):  # fmt: skip
+    "Action", "name check pattern entities severities least most output cooldown budget budget_seconds")):  # fmt: skip
     """What a host may be asked for, and when.
 
     name      as the settings call it
     check     Sensu's check to ask for, with {entity} and {check}
-    pattern   glob of the checks whose events it is for
+    pattern, entities  globs of the checks and the clients or entities whose events it is for
     severities  statuses, such as (2,)
     least, most  which of the occurrences in a row; most 0: all the later ones
     output    compiled pattern that the output must hold, or None
@@ -68,6 +68,7 @@ class Action(namedtuple(
         """Whether it is for this event, whichever occurrence it is."""
         return (
             fnmatchcase(event.check, self.pattern)
+            and fnmatchcase(event.entity, self.entities)
             and event.status in self.severities
             and (self.output is None or self.output.search(event.output[:_OUTPUT_CHARACTERS]) is not None)
         )
@@ -238,7 +239,7 @@ def with_wishes(
     """The actions as an event's check and entity want them (Event.wishes); none where they are off.
 
     They may choose among the actions, and change occurrences, severities and cooldown; never what is asked for, how
-    often at most, or of whom.
+    often at most, or of whom. Either of the two switches all of it off.
     """
     found: dict[str, tuple[str, object]] = {}
     for who, wanted in wishes:
@@ -247,10 +248,11 @@ def with_wishes(
                 known = ", ".join(_WISHES)
                 raise Misconfigured(f"its {who} wants {clean(key, 60)} of remediation, which it can't: only {known}")
             found.setdefault(key, (f"its {who}'s {key}", value))
+            if key == "actions" and value == "off":
+                return ()
     actions = tuple(actions)
     if "actions" in found:
-        where, value = found["actions"]
-        names = [] if value == "off" else _words(where, value)
+        where, names = found["actions"][0], _words(*found["actions"])
         for name in names:
             if name not in [action.name for action in actions]:
                 raise Misconfigured(f"{where} has {clean(name, 60)}, which is not among the actions of the settings")
@@ -275,7 +277,7 @@ def _action(key: str, name: str, value: object, where: str) -> Action:
     example = '{"check": "start_container", "when": {"check": "check_container_state"}}'
     given = Scope({key: value}, key, where, ("check", "when", "cooldown", "budget"), example)
     given.require("check", "when")
-    check, of_when = given.text("check"), ("check", "severities", "occurrences", "output")
+    check, of_when = given.text("check"), ("check", "entity", "severities", "occurrences", "output")
     when = Scope({f"{key}.when": given.given["when"]}, f"{key}.when", where, of_when, '{"check": "check_*"}')
     when.require("check")
     if not re.fullmatch(r"[\w.:-]{1,60}", name, re.ASCII) or name == "off":
@@ -292,8 +294,8 @@ def _action(key: str, name: str, value: object, where: str) -> Action:
     }
     budget = _budget(f"{key}.budget", given.given["budget"]) if "budget" in given.given else _BUDGET
     return Action(
-        name=name, check=check, pattern=when.text("check"), output=output, budget=budget[0], budget_seconds=budget[1],
-        cooldown=given.seconds("cooldown", 600, 0, _MONTH), **settings,
+        name=name, check=check, pattern=when.text("check"), entities=when.text("entity") or "*", output=output,
+        budget=budget[0], budget_seconds=budget[1], cooldown=given.seconds("cooldown", 600, 0, _MONTH), **settings,
     )  # fmt: skip
 
 

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 # UNREACHABLE: nothing was done. UNANSWERED: it may have been done. REJECTED: the API, being reached, said no.
 UNREACHABLE, UNANSWERED, REJECTED = "unreachable", "unanswered", "rejected"
 
-_PAGE = 250
+# What a page holds must fit into the bound of a body, also where the outputs are long.
+_PAGE = 100
 # More than any installation has; a server that always says there is more must not be asked for ever.
 _PAGES = 1000
 
@@ -81,7 +82,6 @@ class Sensu:
         self.wanted, self._known = wanted, known
         example = "https://sensu.example:8080/" if wanted.kind == GO else "http://sensu.example:4567/"
         self._server = Server(wanted.url, {}, deadline, wanted.ca_file, example)
-        self.where = self._server.where
 
     # What can be asked
 

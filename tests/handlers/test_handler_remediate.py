@@ -268,6 +268,8 @@ def test_wishes_of_a_check_and_its_client(setup, core):
     document["client"]["lxc_remediate"] = {"actions": "off"}
     assert setup.run(document).code == "off"
     document["check"]["lxc_remediate"] = {"actions": ["start_container"], "occurrences": [2, 3]}
+    assert setup.run(document).code == "off"
+    del document["client"]["lxc_remediate"]
     assert setup.run(document).code == "occurrences"
     document["check"]["lxc_remediate"] = {"api": {"url": "http://evil.example/"}}
     got = setup.run(document)

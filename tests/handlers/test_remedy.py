@@ -151,6 +151,12 @@ def test_the_output_decides_too():
         assert (remedy.chosen(Event.from_sensu(document), wanted, wanted) == list(wanted)) == fits
 
 
+def test_the_entity_may_have_to_fit():
+    wanted = settings({"start": {"check": "start", "when": {"check": "*", "entity": "web*"}}}).actions
+    assert remedy.chosen(event(), wanted, wanted).code == "no-action"
+    assert remedy.chosen(Event.from_sensu(core_event("web1", executed=WALL)), wanted, wanted) == list(wanted)
+
+
 def test_names_are_reduced_to_words():
     one = action(check="start_{entity}.{check}")
     assert one.asked_check(event()) == "start_host1.check_container_state"
@@ -307,6 +313,8 @@ def test_the_check_wins_over_the_entity():
     wishes = [("check", {"cooldown": "1m"}), ("entity", {"cooldown": "2m", "severities": ["warning"]})]
     (one, _) = remedy.with_wishes(settings().actions, wishes)
     assert (one.cooldown, one.severities) == (60, (1,))
+    wishes = [("check", {"actions": ["restart"]}), ("entity", {"actions": "off"})]
+    assert remedy.with_wishes(settings().actions, wishes) == ()
 
 
 @pytest.mark.parametrize(
