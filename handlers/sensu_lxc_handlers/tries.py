@@ -88,12 +88,14 @@ class Tries:
 
     def well(self, event: Event) -> "Try | None":
         """The check of this event is well again: the latest try before it, where that was open or had failed."""
+        # Sensu counts whole seconds, so the check may have run within the second of the try, after it.
+        end = event.executed + 1
         with self._store.explained():
             counted = ", ".join(f"'{state}'" for state in COUNTED)
             row = self._db.execute(
                 "SELECT number, action, state, wall, boot_id, uptime, detail FROM tries WHERE namespace = ? AND"
                 f" entity = ? AND check_name = ? AND state IN ({counted}) AND wall < ? ORDER BY number DESC LIMIT 1",
-                (event.namespace, event.entity, event.check, event.executed),
+                (event.namespace, event.entity, event.check, end),
             ).fetchone()
             if row is None:
                 return None

@@ -64,6 +64,16 @@ def test_one_try_at_a_time_and_what_becomes_of_it(path):
         assert tries.well(event(900, status=0)) is None
 
 
+def test_a_result_of_the_same_second(path):
+    """Asked at 1.9, mended at once, and found well at 1.95: Sensu says 1."""
+    with Tries(path, 1) as tries:
+        told, now = event(0), at(1.9)
+        tries.decide(told, now, lambda known, seen: remedy.decide(told, [action()], known, seen, now, 60))
+        tries.settle(1, remedy.ASKED, "")
+        assert tries.well(event(0, status=0)) is None
+        assert tries.well(event(1, status=0)).number == 1
+
+
 def test_entities_and_checks_are_told_apart(path):
     with Tries(path, 1) as tries:
         assert decide(tries, 0)[0] == decide(tries, 0, entity="web2")[0] == "act"
