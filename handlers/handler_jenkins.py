@@ -9,11 +9,13 @@ in the settings; by default the whole scope) is held for `cooldown`, however man
 import os
 
 from sensu_lxc_handlers import handler, policy, settings
-from sensu_lxc_handlers.ledger import Ledger, Ticket, moment
+from sensu_lxc_handlers.fleet import COALESCED, SENT, UNKNOWN
+from sensu_lxc_handlers.ledger import Ledger, moment
 from sensu_lxc_handlers.outcome import ACT, ERROR, HOLD, NO_LEDGER, REFUSED, LedgerUnusable, Outcome, clean
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from sensu_lxc_handlers.fleet import Request
     from sensu_lxc_handlers.jenkins import Answer, Jenkins
 
 # Kept from the time that Jenkins gets, for writing down what it answered.
@@ -51,8 +53,12 @@ class HandlerJenkins(handler.Handler):
         self.timeout_seconds = self.wanted.timeout
 
     def handle(self) -> Outcome:
-        wanted, event, now = self.wanted, self.event, moment()
-        rules = policy.Rules(wanted.cooldown, max(60.0, 2 * wanted.timeout), wanted.max_age)
+        event, now = self.event, moment()
+        scope = self.options.json_config
+        wanted = self.wanted = settings.for_event(self.settings, scope, self.where, event, self.name)
+        if not wanted.enabled:
+            return Outcome(HOLD, "disabled", f"{event}: `enabled` is false for it")
+        rules = wanted.rules
         hold = policy.judge(event, now.wall, rules)
         if hold:
             return Outcome(HOLD, hold.code, f"{event}: {hold.text}")
@@ -62,19 +68,22 @@ class HandlerJenkins(handler.Handler):
         names = {key: _harmless(getattr(event, key)) for key in ("check", "entity", "namespace")}
         group = settings.fill(wanted.group, names)
         with Ledger(wanted.ledger, (self.end - self.started) / 2, read_only=self.options.dry_run) as ledger:
-            decision, ticket = ledger.decide(
-                group, event, wanted.job, now, lambda last, seen: policy.decide(last, seen, now, rules)
+            if ledger.is_new:
+                self.notes.append(f"the ledger {clean(wanted.ledger)} is new: what was asked for before is not known")
+            now = ledger.moment()
+            decision, asked = ledger.decide(
+                group, event, wanted.job, now, lambda fleet, seen: policy.decide(fleet, seen, now, rules)
             )
             if isinstance(decision, policy.Hold):
                 return Outcome(HOLD, decision.code, f"{event}: {decision.text}")
-            if ticket is None:
+            if asked is None:
                 again = f", again under {decision.previous.request_id}" if decision.previous else ""
                 look = ", unless it turns out to have it" if decision.look_first else ""
                 return Outcome(ACT, "dry-run", f"{event}: would ask Jenkins for a build of {wanted.job}{again}{look}")
-            self.doing = f"asking Jenkins for {ticket.request_id}"
-            answer = self._ask(jenkins, ticket, decision.look_first, {**names, "group": group})
-            self.doing = f"recording that {ticket.request_id} is {answer.state}"
-            return self._record(ledger, ticket, answer)
+            self.doing = f"asking Jenkins for {asked.request_id}"
+            answer = self._ask(jenkins, asked, decision.look_first, {**names, "group": group})
+            self.doing = f"recording that {asked.request_id} is {answer.state}"
+            return self._record(ledger, group, asked, answer)
 
     def _jenkins(self) -> "Jenkins":
         from sensu_lxc_handlers.jenkins import Jenkins  # 25 ms that a HOLD does without
@@ -87,44 +96,46 @@ class HandlerJenkins(handler.Handler):
         deadline = self.end - min(_RECORD_SECONDS, self.timeout_seconds / 8)
         return Jenkins(self.wanted.url, known.login, known.needs_crumb, deadline, self.wanted.ca_file)
 
-    def _ask(self, jenkins: "Jenkins", ticket: Ticket, look_first: bool, names: "dict[str, str]") -> "Answer":
+    def _ask(self, jenkins: "Jenkins", asked: "Request", look_first: bool, names: "dict[str, str]") -> "Answer":
         from sensu_lxc_handlers.jenkins import REQUEST_ID, Answer, Unreadable
 
         if look_first:
             try:
-                found = jenkins.find_request(self.wanted.job, ticket.request_id, ticket.created_wall)
+                found = jenkins.find_request(self.wanted.job, asked.request_id, asked.created_wall)
             except Unreadable as error:
-                return Answer(policy.UNKNOWN, "unknown-outcome", f"it may have got there before, and {error}")
+                return Answer(UNKNOWN, "unknown-outcome", f"it may have got there before, and {error}")
             if found:
                 where = f"build {found.build}" if found.build else f"queue item {found.queue_item}"
-                return Answer(policy.SENT, "adopted", f"it got there before, {where}", found.queue_item)
-        values = {**names, "request_id": ticket.request_id}
+                return Answer(SENT, "adopted", f"it got there before, {where}", found.queue_item)
+        values = {**names, "request_id": asked.request_id}
         fields = {"ALERT_CHECK": names["check"], "ALERT_ENTITY": names["entity"]}
         fields.update((key, settings.fill(value, values)) for key, value in self.wanted.parameters.items())
-        fields[REQUEST_ID] = ticket.request_id
+        fields[REQUEST_ID] = asked.request_id
+        if asked.containers > 1:
+            fields["COUNT"] = str(asked.containers)
         if self._job_token:
             fields.update(token=self._job_token, cause=f"Sensu: {names['entity']}/{names['check']} is critical")
         return jenkins.trigger(self.wanted.job, fields)
 
-    def _record(self, ledger: Ledger, ticket: Ticket, answer: "Answer") -> Outcome:
-        now, state, code, text = moment(), answer.state, answer.code, answer.text
+    def _record(self, ledger: Ledger, group: str, asked: "Request", answer: "Answer") -> Outcome:
+        now, state, code, text = ledger.moment(), answer.state, answer.code, answer.text
         text = self.without_secrets(text)
-        said = f"{self.event}: {ticket.request_id} of {clean(self.wanted.job, 80)}, {text}"
+        said = f"{self.event}: {asked.request_id} of {clean(self.wanted.job, 80)}, {text}"
         try:
             if code == "sent" and answer.queue_item:
                 # Jenkins before 2.308 says 201 also for a request that it merged into another.
-                other = ledger.shares_queue_item(ticket, self.wanted.job, answer.queue_item, now)
+                other = ledger.shares_queue_item(asked, answer.queue_item, now)
                 if other:
-                    state, code, said = policy.COALESCED, "coalesced", f"{said}, which is also that of {other}"
-            ledger.settle(ticket, state, now, answer.queue_item, clean(text))
+                    state, code, said = COALESCED, "coalesced", f"{said}, which is also that of {other}"
+            ledger.settle(group, asked, state, now, answer.queue_item, clean(text))
         except LedgerUnusable as error:
             return Outcome(ERROR, "ledger", f"{said}; but that can't be recorded: {error}", NO_LEDGER)
         if code == "adopted":
             return Outcome(HOLD, code, said)
-        if state in (policy.SENT, policy.COALESCED):
+        if state in (SENT, COALESCED):
             return Outcome(ACT, code, said)
         if code == "starting":
-            waited = abs(now.wall - ticket.created_wall)  # a clock that was set back bounds it as well
+            waited = abs(now.wall - asked.created_wall)  # a clock that was set back bounds it as well
             if waited < _STARTING_SECONDS:
                 return Outcome(HOLD, code, f"{said}; the next critical event asks again")
             since = f"first asked for {policy.duration(waited)} ago"

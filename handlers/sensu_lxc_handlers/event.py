@@ -18,7 +18,9 @@ _TTL_OUTPUT = re.compile(r"Last check execution was \d+ seconds ago")
 _TIMEOUT_OUTPUT = "Execution timed out"
 
 
-class Event(namedtuple("Event", "kind entity check namespace incident status executed silenced flapping resolved")):
+class Event(namedtuple(
+    "Event", "kind entity check namespace incident status executed silenced flapping resolved runner history"
+    " occurrences output document", defaults=("", (), None, "", {}))):  # fmt: skip
     """One event.
 
     kind       one of the words above
@@ -29,6 +31,11 @@ class Event(namedtuple("Event", "kind entity check namespace incident status exe
     status     exit status as an int, or None where there was none that is a number
     executed   when the check ran, in seconds since the epoch by the clock of who ran it, or None
     silenced, flapping, resolved  bool
+    runner     name of the client or entity that ran the check, "" where nobody tells: never that of a proxy
+    history    the statuses of the latest runs, oldest first, this one last; severities follow each other as they came
+    occurrences  how often in a row it had this status, or None
+    output     what the check printed, "" where it printed nothing
+    document   the event as it was sent, for what a handler's own settings may name in it
     """
 
     __slots__ = ()
@@ -64,7 +71,36 @@ class Event(namedtuple("Event", "kind entity check namespace incident status exe
             silenced=silenced,
             flapping=action == "flapping" or state == "flapping",
             resolved=action == "resolve" or state == "passing",
+            runner=_runner(check, names),
+            history=_history(check.get("history")),
+            # In Core's check it is what the definition wants, for a filter.
+            occurrences=_count((check if "entity" in document else document).get("occurrences")),
+            output=_text(check.get("output")),
+            document=document,
         )
+
+    @property
+    def is_proxy(self) -> bool:
+        """Whether it is of somebody who runs nothing: a container's results, handed in by its host."""
+        return bool(self.runner != self.entity)
+
+    def wishes(self, scope: str, handler: str) -> "list[tuple[str, dict[str, object]]]":
+        """What its check, then its client or entity, want of a handler: (who, {setting: value}), the first one wins.
+
+        Sensu Core: an object under the settings' scope in the definition. Sensu Go: annotations
+        sensu.io/plugins/HANDLER/config/SETTING, whose values are texts, as sensu-plugin-sdk has them.
+        """
+        names = _dict(self.document, "entity") or _dict(self.document, "client")
+        found = []
+        for who, thing in (("check", _dict(self.document, "check")), ("entity", names)):
+            wanted = dict(_dict(thing, scope))
+            prefix = f"sensu.io/plugins/{handler}/config/"
+            for key, value in _dict(_dict(thing, "metadata"), "annotations").items():
+                if key.startswith(prefix):
+                    wanted[key[len(prefix) :].replace("-", "_")] = value
+            if wanted:
+                found.append((who, wanted))
+        return found
 
     def __str__(self) -> str:
         severity = {0: "OK", 1: "WARNING", 2: "CRITICAL"}.get(self.status, "UNKNOWN")
@@ -101,6 +137,32 @@ def _kind(name: str, check: dict) -> str:  # type: ignore[type-arg]
     if output.startswith(_TIMEOUT_OUTPUT):
         return TIMED_OUT
     return CHECK
+
+
+def _runner(check: dict, names: dict) -> str:  # type: ignore[type-arg]
+    """Go says processed_by, Core origin where it is not the client itself."""
+    told = _text(check.get("processed_by")) or _text(check.get("origin"))
+    if told or names.get("type") == "proxy" or names.get("entity_class") == "proxy":
+        return told
+    return _text(_dict(names, "metadata").get("name")) or _text(names.get("name"))
+
+
+def _history(value: object) -> "tuple[int, ...]":
+    """Core has texts, Go objects with the status in them. What is no status is left out with all before it."""
+    found: list[int] = []
+    for entry in value if isinstance(value, list) else []:
+        status = entry.get("status") if isinstance(entry, dict) else entry
+        if isinstance(status, str) and status.isascii() and status.isdigit() and len(status) < 5:
+            status = int(status)
+        if type(status) is int:
+            found.append(status)
+        else:
+            found.clear()
+    return tuple(found)
+
+
+def _count(value: object) -> "int | None":
+    return value if type(value) is int and value > 0 else None
 
 
 def _dict(parent: dict, key: str) -> dict:  # type: ignore[type-arg]

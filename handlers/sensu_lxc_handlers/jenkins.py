@@ -1,37 +1,24 @@
 """Jenkins' remote API, as far as a handler needs it: ask for a build once, and find out later what became of it.
 
-Every answer below was seen on Jenkins 2.462.3 and 2.568.2 (tests/recordings/jenkins). http.client is used as it is:
-it follows no redirect and reads no proxy from the environment, and importing requests alone would take longer than
-all the rest.
+Every answer below was seen on Jenkins 2.462.3 and 2.568.2 (tests/recordings/jenkins).
 """
 
-import importlib
-import json
 import re
-import socket
-import sys
-import threading
 import time
-from binascii import b2a_base64
 from collections import namedtuple
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
-from .outcome import Misconfigured, clean
-from .policy import COALESCED, REJECTED, SENT, UNKNOWN, UNSENT
+from .exchange import NotSent, Reply, Server, Unanswered, basic
+from .fleet import COALESCED, REJECTED, SENT, UNKNOWN, UNSENT
+from .outcome import clean
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import http.client
-    import ssl
     from collections.abc import Mapping
-    from typing import Any
 
 # The name of the parameter that carries the request's id. The job does its work once per id; see checks/jenkins.
 REQUEST_ID = "REQUEST_ID"
 
-_CONNECT_SECONDS = 3  # per address of the host: one that swallows packets leaves time for the next
-_ERROR_PAGE_SECONDS = 2
-_BODY_BYTES = 8 << 20
 # Pauses before asking again a Jenkins that certainly did not take the request: a proxy that reloads, a short restart.
 _RETRY_PAUSES = (0.5, 1.0)
 _BUILDS_PAGE = 100
@@ -41,7 +28,7 @@ _CLOCKS_DIFFER_SECONDS = 3600
 class Answer(namedtuple("Answer", "state code text queue_item again", defaults=(None, False))):
     """What became of one trigger().
 
-    state       SENT, COALESCED, REJECTED, UNSENT or UNKNOWN, as policy.py defines them
+    state       SENT, COALESCED, REJECTED, UNSENT or UNKNOWN, as fleet.py defines them
     code        a word for logs
     text        for people: what was answered, and what to do about it
     queue_item  number in Jenkins' queue, None where it gave none
@@ -57,39 +44,8 @@ class Found(namedtuple("Found", "queue_item build")):
     __slots__ = ()
 
 
-class NotSent(Exception):
-    """Nothing of the request has left this host. again: the next moment may be better."""
-
-    def __init__(self, code: str, text: str, again: bool = True) -> None:
-        super().__init__(text)
-        self.code = code
-        self.again = again
-
-
-class Unanswered(Exception):
-    """The request was sent, at least in part, and no answer to it came."""
-
-
 class Unreadable(Exception):
     """Jenkins could not be read, or not in full, so that a request that was not found may yet be there."""
-
-
-class Reply:
-    """Status, headers and the body, as much of it as came."""
-
-    __slots__ = ("status", "headers", "body")
-
-    def __init__(self, status: int, headers: "http.client.HTTPMessage") -> None:
-        self.status = status
-        self.headers = headers
-        self.body = bytearray()
-
-    def json(self) -> "dict[str, object]":
-        """The body's JSON object. Raises ValueError where it is none."""
-        value = json.loads(self.body)
-        if not isinstance(value, dict):
-            raise ValueError("not an object")
-        return value
 
 
 class Jenkins:
@@ -105,15 +61,10 @@ class Jenkins:
     def __init__(
         self, url: str, login: "tuple[str, str] | None", needs_crumb: bool, deadline: float, ca_file: str = ""
     ) -> None:
-        self._https, self._host, self._port, self._root = _parse_url(url)
-        self.where = f"{self._host}:{self._port}"
-        self._headers = {"Accept": "application/json", "User-Agent": "sensu-lxc"}
-        if login:
-            self._headers["Authorization"] = "Basic " + b2a_base64(":".join(login).encode(), newline=False).decode()
+        headers = {"Authorization": basic(*login)} if login else {}
+        self._server = Server(url, headers, deadline, ca_file, "https://jenkins.example/ or …/jenkins/")
         self._anonymous = login is None
         self._needs_crumb = needs_crumb
-        self._deadline = deadline
-        self._tls = _tls(ca_file) if self._https else None
 
     def trigger(self, job: str, fields: "Mapping[str, str]") -> Answer:
         """Ask for one build of job ("folder/name") with these form fields, parameters and the job's token.
@@ -123,7 +74,7 @@ class Jenkins:
         path, form = _job_path(job) + "buildWithParameters", urlencode(fields)
         for pause in (*_RETRY_PAUSES, None):
             answer = self._trigger_once(path, form)
-            if not answer.again or pause is None or self._left() < 2 * pause:
+            if not answer.again or pause is None or self._server.left() < 2 * pause:
                 break
             time.sleep(pause)
         return answer
@@ -155,7 +106,7 @@ class Jenkins:
     def _list(self, path: str, tree: str, key: str) -> "tuple[dict[str, object], list[dict[str, object]]]":
         """What path answers, and its list of objects under key."""
         try:
-            reply = self._exchange("GET", f"{path}?tree={quote(tree, safe='[],')}")
+            reply = self._server.exchange("GET", f"{path}?tree={quote(tree, safe='[],')}")
             if reply.status != 200:
                 why = "Jenkins is starting" if _is_starting(reply) else "the user needs Overall/Read and Job/Read"
                 raise Unreadable(f"{path} answered {reply.status}: {why}")
@@ -172,7 +123,7 @@ class Jenkins:
         try:
             headers = {"Content-Type": "application/x-www-form-urlencoded"}
             if self._needs_crumb:
-                reply = self._exchange("GET", "/crumbIssuer/api/json")
+                reply = self._server.exchange("GET", "/crumbIssuer/api/json")
                 # 404: this controller wants no crumbs. 403: anonymous may not read; the POST tells whether it may
                 # build.
                 if reply.status == 200:
@@ -184,7 +135,7 @@ class Jenkins:
         except (Unanswered, ValueError) as error:
             return Answer(UNSENT, "unreachable", f"no crumb from /crumbIssuer: {error}")
         try:
-            reply = self._exchange("POST", path, form, headers)
+            reply = self._server.exchange("POST", path, form, headers)
         except NotSent as error:
             return Answer(REJECTED if error.code == "tls" else UNSENT, error.code, str(error), again=error.again)
         except Unanswered as error:
@@ -218,155 +169,12 @@ class Jenkins:
         Asked without login: a wrong one gets 401 either way.
         """
         try:
-            reply = self._exchange("GET", "/api/json?tree=mode", anonymous=True)
+            reply = self._server.exchange("GET", "/api/json?tree=mode", anonymous=True)
         except (NotSent, Unanswered) as error:
             return False, str(error)
         if reply.status in (200, 403) and "X-Jenkins" in reply.headers:
             return False, ""
         return _is_starting(reply), f"GET /api/json answered {reply.status} without X-Jenkins"
-
-    def _left(self) -> float:
-        return self._deadline - time.monotonic()
-
-    def _exchange(
-        self, method: str, path: str, body: "str | None" = None, headers: "Mapping[str, str] | None" = None,
-        anonymous: bool = False,
-    ) -> Reply:  # fmt: skip
-        """One request and its answer, or NotSent or Unanswered, by the deadline.
-
-        Socket timeouts don't bound a look-up of a name, nor an answer of a byte a second. So the exchange runs in a
-        thread that is left behind when time is up; what it may still send is decided under a lock, so that NotSent
-        stays true.
-        """
-        sent = {} if anonymous else dict(self._headers)
-        exchange = _Exchange(self, method, self._root + path, body, {**sent, **(headers or {}), "Connection": "close"})
-        threading.Thread(target=exchange.run, daemon=True).start()
-        exchange.answered.wait(max(0.0, self._left()))
-        with exchange.lock:
-            exchange.abandoned = True
-            if exchange.error:
-                raise exchange.error
-            if exchange.reply is None:
-                if exchange.sending:
-                    raise Unanswered(f"no answer from {self.where} in time")
-                raise NotSent("unreachable", f"no connection to {self.where} in time")
-        # The answer to a POST is in its status and headers; an error page is only nice to have.
-        is_error = method == "POST" or exchange.reply.status != 200
-        exchange.complete.wait(max(0.0, min(_ERROR_PAGE_SECONDS, self._left()) if is_error else self._left()))
-        return exchange.reply
-
-    def connect(self) -> "http.client.HTTPConnection":
-        """A connection, made and verified. Raises NotSent, and what the socket raises."""
-        left = self._left()
-        if left <= 0:
-            raise NotSent("unreachable", "no time is left", again=False)
-        # Not http.client's own connect(): bytes spare an ASCII name the codec for international ones, 2 ms to load.
-        name: Any = self._host.encode("ascii" if self._host.isascii() else "idna")
-        sock = socket.create_connection((name, self._port), min(_CONNECT_SECONDS, left))
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        http_client = _http_client(bool(self._tls))
-        connection: http.client.HTTPConnection
-        if self._tls:
-            sock = self._tls.wrap_socket(sock, server_hostname=self._host)
-            connection = http_client.HTTPSConnection(self._host, self._port, context=self._tls)
-        else:
-            connection = http_client.HTTPConnection(self._host, self._port)
-        sock.settimeout(max(0.001, self._left()))
-        connection.sock = sock
-        return connection
-
-
-class _Exchange:
-    """One HTTP exchange, run in a thread of its own; see Jenkins._exchange()."""
-
-    def __init__(self, jenkins: Jenkins, method: str, path: str, body: "str | None", headers: "dict[str, str]") -> None:
-        self._jenkins = jenkins
-        self._request = method, path, body, headers
-        self.lock = threading.Lock()
-        self.answered = threading.Event()
-        self.complete = threading.Event()
-        self.abandoned = False
-        self.sending = False
-        self.reply: Reply | None = None
-        self.error: NotSent | Unanswered | None = None
-
-    def run(self) -> None:
-        connection = None
-        try:
-            connection = self._jenkins.connect()
-            with self.lock:
-                if self.abandoned:
-                    return
-                self.sending = True
-            connection.request(*self._request)
-            answer = connection.getresponse()
-            self.reply = Reply(answer.status, answer.headers)
-            self.answered.set()
-            while len(self.reply.body) < _BODY_BYTES:
-                piece = answer.read1(65536)
-                if not piece:
-                    break
-                self.reply.body += piece
-        except NotSent as error:
-            self.error = error
-        except Exception as error:  # noqa: BLE001 -- a thread's exception would be lost, and each means one of two things
-            if self.reply is None:
-                self.error = _explain(error, self._jenkins.where, self.sending)
-        finally:
-            self.answered.set()
-            self.complete.set()
-            if connection:
-                connection.close()
-
-
-def _explain(error: Exception, where: str, sending: bool) -> "NotSent | Unanswered":
-    # Only an OSError's words are known to hold nothing of what was sent.
-    words = (getattr(error, "verify_message", None) or error.strerror) if isinstance(error, OSError) else None
-    what = clean(f"{words or type(error).__name__} ({where})")
-    if sending:
-        return Unanswered(f"the connection broke before an answer: {what}")
-    if type(error).__module__ == "ssl":
-        return NotSent("tls", f"{what}: does ca_file hold the authority that signed the certificate?", again=False)
-    return NotSent("unreachable", f"could not connect: {what}")
-
-
-def _http_client(with_tls: bool) -> "Any":
-    """http.client; it loads ssl, 10 ms, where it can, and does without where it can't."""
-    if with_tls or "http.client" in sys.modules or "ssl" in sys.modules:
-        return importlib.import_module("http.client")
-    sys.modules["ssl"] = None  # type: ignore[assignment]
-    try:
-        return importlib.import_module("http.client")
-    finally:
-        del sys.modules["ssl"]
-
-
-def _tls(ca_file: str) -> "ssl.SSLContext":
-    """Verified TLS; there is no way to switch it off."""
-    import ssl  # 10 ms that only https costs
-
-    try:
-        context = ssl.create_default_context(cafile=ca_file or None)
-    except OSError as error:
-        raise Misconfigured(f"ca_file {clean(ca_file)}: {error.strerror or error}: give a PEM file") from None
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
-
-
-def _parse_url(url: str) -> "tuple[bool, str, int, str]":
-    """(https?, host, port, context path) of the controller's root."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        raise Misconfigured("url is not a URL: write https://HOST:PORT/ and the context path if there is one") from None
-    if parts.username is not None or parts.password is not None:
-        raise Misconfigured("url must not hold user:password@, it would end up in logs: use user and api_token_file")
-    plain = parts.scheme in ("http", "https") and url.isprintable() and not (parts.query or parts.fragment)
-    if not plain or not parts.hostname:
-        raise Misconfigured("url must be the controller's root, such as https://jenkins.example/ or …/jenkins/")
-    https = parts.scheme == "https"
-    return https, str(parts.hostname), port or (443 if https else 80), quote(parts.path.rstrip("/"), safe="/%")
 
 
 def _job_path(job: str) -> str:

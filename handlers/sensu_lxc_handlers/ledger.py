@@ -1,90 +1,65 @@
-"""What was asked of Jenkins and what became of it, in an SQLite file.
+"""Where the fleets are kept (fleet.py: what was asked of Jenkins and what became of it), in an SQLite file.
 
 Nothing is asked before it is written here and safely on the disk, so that many handlers at once, or one that was
 killed at any point, ask at most once. The file must lie on a local disk: SQLite's locks do not hold on NFS.
 """
 
-import errno
 import os
-import sqlite3
-import stat
 import time
+import zlib
 from collections import namedtuple
 
+from . import fleet as fleets
 from .event import Event
-from .outcome import LedgerUnusable, clean
-from .policy import INTENT, STATES, Act, Hold, Moment, Request
+from .fleet import Fleet, Moment, Request
+from .outcome import clean
+from .policy import Act, Hold, intended, settled
+from .store import Store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-    Judge = Callable[["Request | None", bool], "Act | Hold"]
+    Judge = Callable[[Fleet, bool], "Act | Hold"]
 
-_SCHEMA_VERSION = 1
-# As one transaction, that is on the disk at its end; a journal would only protect a file that is worth nothing yet.
-_NEW = f"""
-PRAGMA journal_mode = OFF;
-PRAGMA synchronous = FULL;
-BEGIN;
-CREATE TABLE groups (name TEXT PRIMARY KEY, prefix TEXT NOT NULL UNIQUE) WITHOUT ROWID;
-CREATE TABLE requests (
-    request_id TEXT PRIMARY KEY, grp TEXT NOT NULL, generation INTEGER NOT NULL, attempt INTEGER NOT NULL,
-    state TEXT NOT NULL, job TEXT NOT NULL, entity TEXT NOT NULL, check_name TEXT NOT NULL, queue_item INTEGER,
-    detail TEXT NOT NULL, created_wall REAL NOT NULL,
-    wall REAL NOT NULL, boot_id TEXT NOT NULL, uptime REAL NOT NULL, UNIQUE (grp, generation)) WITHOUT ROWID;
+_SCHEMA_VERSION = 2
+# A check of the document's bytes, as SQLite notices what is wrong with its pages, not with the values on them.
+_SCHEMA = """
+CREATE TABLE fleets (grp TEXT PRIMARY KEY, document TEXT NOT NULL, crc INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE decisions (
     grp TEXT, namespace TEXT, entity TEXT, check_name TEXT, incident TEXT, executed INTEGER,
-    wall REAL NOT NULL, word TEXT NOT NULL, code TEXT NOT NULL, request_id TEXT,
+    wall REAL NOT NULL, word TEXT NOT NULL, code TEXT NOT NULL, text TEXT NOT NULL, request_id TEXT,
     PRIMARY KEY (grp, namespace, entity, check_name, incident, executed)) WITHOUT ROWID;
-PRAGMA user_version = {_SCHEMA_VERSION};
-COMMIT;
+CREATE INDEX decisions_by_time ON decisions (wall);
+CREATE TABLE changes (
+    grp TEXT NOT NULL, request_id TEXT NOT NULL, wall REAL NOT NULL, state TEXT NOT NULL, detail TEXT NOT NULL);
+CREATE INDEX changes_by_time ON changes (wall);
 """
-_HEADER_BYTES = 100  # no SQLite file is shorter, but one that was cut off
-_LEFT_OVER_SECONDS = 3600
-_DAMAGED = (
-    "it is damaged; look in Jenkins what was asked for lately, then move it and its -journal away: a new one begins"
-    " empty"
-)
-_KEEP_DECISIONS_SECONDS = 30 * 86400
+_KEEP_SECONDS = 30 * 86400
 # A number in Jenkins' queue names the same item only as long as that controller lives; a day is a guess on the long
 # side.
 _SAME_QUEUE_SECONDS = 86400
 
-
-class Ticket(namedtuple("Ticket", "request_id attempt created_wall")):
-    """The right to ask for one build: the INTENT that was written."""
-
-    __slots__ = ()
+# What was decided on one alert (key: see _key) or by a look of the reconciler (no alert, all of them "").
+Decision = namedtuple("Decision", "group namespace entity check executed wall word code text request_id")
+# One change of a request's state.
+Change = namedtuple("Change", "group request_id wall state detail")
 
 
 class Ledger:
     """The ledger at path, created with its folder where they are missing.
 
     patience is how many seconds to wait for other handlers. With read_only nothing is created or written, and a
-    missing ledger is an empty one. All that can go wrong is raised as LedgerUnusable.
+    missing ledger is an empty one. All that can go wrong is raised as LedgerUnusable. is_new: it was begun just now.
     """
 
     def __init__(self, path: str, patience: float, read_only: bool = False) -> None:
         self.path = path
         self._read_only = read_only
-        with _Explained(path):
-            there = _is_there(path, read_only)
-            if not there and not read_only:
-                _begin(path)
-                there = True
-            # Never created by being opened: a ledger that was lost meanwhile must not look like one that is empty.
-            quoted = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-            where = f"file://{quoted}?mode={'ro' if read_only else 'rw'}" if there else ":memory:"
-            # The classic journal: a reader needs no right to write and leaves nothing behind, and it is no slower
-            # here than the write-ahead log (measured). EXTRA keeps a commit also when power fails the moment after
-            # it.
-            self._db = sqlite3.connect(where, timeout=patience, isolation_level=None, uri=True)
-            if not there:
-                self._db.executescript(_NEW)
-            self._db.execute("PRAGMA synchronous = EXTRA")
-            self._check_version()
+        first = "look in Jenkins what was asked for lately"
+        self._store = Store(path, _SCHEMA, _SCHEMA_VERSION, patience, read_only, first)
+        self._db, self.is_new = self._store.db, self._store.is_new
 
     def __enter__(self) -> "Ledger":
         return self
@@ -92,79 +67,143 @@ class Ledger:
     def __exit__(
         self, kind: "type[BaseException] | None", error: "BaseException | None", trace: "TracebackType | None"
     ) -> None:
-        self._db.close()
+        self._store.close()
+
+    def moment(self) -> Moment:
+        """Now, by the clocks that all who use this ledger share."""
+        return moment()
 
     def decide(
         self, group: str, event: Event, job: str, now: Moment, judge: "Judge"
-    ) -> "tuple[Act | Hold, Ticket | None]":
-        """Ask judge(latest request of the group, was this event seen?) and write down what it says, as one step.
+    ) -> "tuple[Act | Hold, Request | None]":
+        """Ask judge(fleet, was this event seen?) and write down what it says, as one step.
 
-        The Ticket comes with an Act: its INTENT is on the disk. None with a Hold, and where the ledger is read_only.
+        The Request comes with an Act: its INTENT is on the disk. None with a Hold, and where the ledger is read_only.
         """
-        with _Explained(self.path):
+        with self._store.explained():
             if self._read_only:
-                return judge(self._latest(group), self._seen(group, event)), None
-            with _Transaction(self._db):
-                seen = self._seen(group, event)
-                decision = judge(self._latest(group), seen)
-                ticket = self._intent(group, event, job, now, decision) if isinstance(decision, Act) else None
+                return judge(self._fleet(group), self._seen(group, event)), None
+            with self._store.transaction():
+                fleet, seen = self._fleet(group), self._seen(group, event)
+                decision, request = judge(fleet, seen), None
+                if isinstance(decision, Act):
+                    self._forget(now.wall)
+                    fleet, request = intended(fleet, decision, event, job, now)
+                    self._put(group, fleet)
+                    self._note(group, request, now.wall)
                 if not seen:
-                    word, code = ("HOLD", decision.code) if isinstance(decision, Hold) else ("ACT", "request")
+                    told = ("HOLD", *decision) if isinstance(decision, Hold) else ("ACT", "request", "")
                     self._db.execute(
-                        "INSERT INTO decisions VALUES (?,?,?,?,?,?,?,?,?,?)",
-                        (*_key(group, event), now.wall, word, code, ticket and ticket.request_id),
+                        "INSERT INTO decisions VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+                        (*_key(group, event), now.wall, *told, request and request.request_id),
                     )
-            return decision, ticket
+            return decision, request
 
-    def settle(self, ticket: Ticket, state: str, now: Moment, queue_item: "int | None", detail: str) -> None:
-        """What became of the attempt. One that came back so late that another took over says nothing any more."""
-        with _Explained(self.path):
-            self._db.execute(
-                "UPDATE requests SET state = ?, wall = ?, boot_id = ?, uptime = ?, detail = ?,"
-                " queue_item = coalesce(?, queue_item) WHERE request_id = ? AND attempt = ?",
-                (state, *now, detail, queue_item, ticket.request_id, ticket.attempt),
-            )
+    def settle(
+        self, group: str, asked: Request, state: str, now: Moment, queue_item: "int | None", detail: str
+    ) -> None:
+        """What became of an attempt. One that came back so late that another took over says nothing any more."""
+        self.change(group, now, lambda fleet: settled(fleet, asked, state, now, queue_item, detail))
 
-    def shares_queue_item(self, ticket: Ticket, job: str, queue_item: int, now: Moment) -> "str | None":
-        """The other recent request of this job that had the same item of Jenkins' queue."""
-        with _Explained(self.path):
-            row = self._db.execute(
-                "SELECT request_id FROM requests WHERE job = ? AND queue_item = ? AND request_id <> ? AND wall > ?",
-                (job, queue_item, ticket.request_id, now.wall - _SAME_QUEUE_SECONDS),
+    def change(self, group: str, now: Moment, change: "Callable[[Fleet], Fleet]") -> Fleet:
+        """Replace the fleet of a group by change(fleet), as one step; the fleet as it is then.
+
+        Each change of a request's state in it is noted for the report.
+        """
+        with self._store.explained():
+            if self._read_only:
+                return change(self._fleet(group))
+            with self._store.transaction():
+                before = self._fleet(group)
+                after = change(before)
+                if after != before:
+                    self._put(group, after)
+                    known = {one.request_id: one.state for one in before.requests}
+                    for one in after.requests:
+                        if known.get(one.request_id) != one.state:
+                            self._note(group, one, now.wall)
+            return after
+
+    def fleets(self) -> "dict[str, Fleet]":
+        """{group: its fleet} of all groups."""
+        with self._store.explained():
+            names = [str(row[0]) for row in self._db.execute("SELECT grp FROM fleets ORDER BY grp").fetchall()]
+            return {name: self._fleet(name) for name in names}
+
+    def note(self, group: str, now: Moment, decision: "Act | Hold", request_id: "str | None") -> None:
+        """Keep a decision that no alert asked for, where it is another one than the latest such."""
+        with self._store.explained(), self._store.transaction():
+            told = tuple(decision) if isinstance(decision, Hold) else ("request", "")
+            word = "HOLD" if isinstance(decision, Hold) else "ACT"
+            last = self._db.execute(
+                "SELECT word, code, request_id FROM decisions WHERE grp = ? AND check_name = '' ORDER BY wall DESC"
+                " LIMIT 1",
+                (group,),
             ).fetchone()
-            return str(row[0]) if row else None
+            if last != (word, told[0], request_id):
+                self._db.execute(
+                    "INSERT OR REPLACE INTO decisions VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+                    (group, "", "", "", "", int(now.wall * 1000), now.wall, word, *told, request_id),
+                )
 
-    def _check_version(self) -> None:
-        (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        if version == 0:
-            raise _damaged(self.path, "it holds nothing")
-        if version != _SCHEMA_VERSION:
-            raise LedgerUnusable(
-                f"the ledger {self.path} is of version {version}, this handler knows {_SCHEMA_VERSION}:"
-                " update sensu-lxc, or name another file in `ledger`"
+    def decisions(self, since_wall: float) -> "list[Decision]":
+        """Those since then, oldest first."""
+        with self._store.explained():
+            return [
+                Decision(*row)
+                for row in self._db.execute(
+                    "SELECT grp, namespace, entity, check_name, executed, wall, word, code, text, request_id"
+                    " FROM decisions WHERE wall >= ? ORDER BY wall",
+                    (since_wall,),
+                )
+            ]
+
+    def changes(self, since_wall: float) -> "list[Change]":
+        """Those since then, oldest first."""
+        with self._store.explained():
+            rows = self._db.execute(
+                "SELECT grp, request_id, wall, state, detail FROM changes WHERE wall >= ? ORDER BY wall, rowid",
+                (since_wall,),
             )
+            return [Change(*row) for row in rows]
 
-    def _latest(self, group: str) -> "Request | None":
-        row = self._db.execute(
-            "SELECT request_id, generation, attempt, state, wall, boot_id, uptime, created_wall, detail"
-            " FROM requests WHERE grp = ? ORDER BY generation DESC LIMIT 1",
-            (group,),
-        ).fetchone()
+    def shares_queue_item(self, asked: Request, queue_item: int, now: Moment) -> "str | None":
+        """The other recent request of this job that had the same item of Jenkins' queue."""
+        for fleet in self.fleets().values():
+            for one in fleet.requests:
+                if (
+                    (one.job, one.queue_item) == (asked.job, queue_item)
+                    and one.request_id != asked.request_id
+                    and one.asked.wall > now.wall - _SAME_QUEUE_SECONDS
+                ):
+                    return str(one.request_id)
+        return None
+
+    def _fleet(self, group: str) -> Fleet:
+        row = self._db.execute("SELECT document, crc FROM fleets WHERE grp = ?", (group,)).fetchone()
         if row is None:
-            # A group is written down together with its first request.
-            if self._db.execute("SELECT 1 FROM groups WHERE name = ?", (group,)).fetchone():
-                raise _damaged(self.path, f"the requests of {clean(group, 60)} are lost")
-            return None
-        request_id, generation, attempt, state, wall, boot_id, uptime, created_wall, detail = row
-        # SQLite notices what is wrong with its pages, not what is wrong with the values on them.
-        if (
-            [type(value) for value in row] != [str, int, int, str, float, str, float, float, str]
-            or state not in STATES
-            or not request_id.endswith(f"-{generation}")
-            or not all(abs(number) < 1 << 40 for number in (generation, attempt, wall, uptime, created_wall))
-        ):
-            raise _damaged(self.path, f"a request of {clean(group, 60)} makes no sense")
-        return Request(request_id, generation, attempt, state, Moment(wall, boot_id, uptime), created_wall, detail)
+            # A fleet is written down together with its first decision to act.
+            if self._db.execute("SELECT 1 FROM decisions WHERE grp = ? AND word = 'ACT'", (group,)).fetchone():
+                raise self._store.damaged(f"the requests of {clean(group, 60)} are lost")
+            # Random, so that a ledger begun anew does not repeat the ids of the lost one: to the job, a known id is
+            # done work.
+            return Fleet(os.urandom(5).hex(), 0, ())
+        document, crc = row
+        if type(document) is not str or zlib.crc32(document.encode()) != crc:
+            raise self._store.damaged(f"the requests of {clean(group, 60)} are not as they were written")
+        try:
+            return fleets.from_text(document)
+        except ValueError as error:
+            raise self._store.damaged(f"the requests of {clean(group, 60)}: {error}") from None
+
+    def _put(self, group: str, fleet: Fleet) -> None:
+        document = fleets.to_text(fleet)
+        self._db.execute(
+            "INSERT OR REPLACE INTO fleets VALUES (?, ?, ?)", (group, document, zlib.crc32(document.encode()))
+        )
+
+    def _note(self, group: str, one: Request, wall: float) -> None:
+        self._db.execute("INSERT INTO changes VALUES (?,?,?,?,?)", (group, one.request_id, wall, one.state, one.detail))
 
     def _seen(self, group: str, event: Event) -> bool:
         return (
@@ -176,29 +215,9 @@ class Ledger:
             is not None
         )
 
-    def _intent(self, group: str, event: Event, job: str, now: Moment, act: Act) -> Ticket:
-        if act.previous is not None:
-            ticket = Ticket(act.previous.request_id, act.previous.attempt + 1, act.previous.created_wall)
-            # The outcome of the attempt before stays to be read until this one has its own.
-            self._db.execute(
-                "UPDATE requests SET attempt = ?, state = ?, wall = ?, boot_id = ?, uptime = ? WHERE request_id = ?",
-                (ticket.attempt, INTENT, *now, ticket.request_id),
-            )
-            return ticket
-        self._db.execute("DELETE FROM decisions WHERE wall < ?", (now.wall - _KEEP_DECISIONS_SECONDS,))
-        # Random, so that a ledger begun anew does not repeat the ids of the lost one: to the job, a known id is done
-        # work.
-        self._db.execute("INSERT OR IGNORE INTO groups VALUES (?, ?)", (group, os.urandom(5).hex()))
-        row = self._db.execute("SELECT prefix FROM groups WHERE name = ?", (group,)).fetchone()
-        if row is None:
-            raise _damaged(self.path, f"{clean(group, 60)} can't be written to it")
-        ticket = Ticket(f"lxc-{row[0]}-{act.generation}", 1, now.wall)
-        self._db.execute(
-            "INSERT INTO requests VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-            (ticket.request_id, group, act.generation, 1, INTENT, job, event.entity, event.check, None, "",
-             now.wall, *now),
-        )  # fmt: skip
-        return ticket
+    def _forget(self, wall: float) -> None:
+        self._db.execute("DELETE FROM decisions WHERE wall < ?", (wall - _KEEP_SECONDS,))
+        self._db.execute("DELETE FROM changes WHERE wall < ?", (wall - _KEEP_SECONDS,))
 
 
 def moment() -> Moment:
@@ -213,120 +232,3 @@ def moment() -> Moment:
 
 def _key(group: str, event: Event) -> "tuple[str, str, str, str, str, int]":
     return group, event.namespace, event.entity, event.check, event.incident, event.executed
-
-
-def _is_there(path: str, read_only: bool) -> bool:
-    """Whether there is a ledger at path. What is there and can be none, or can't be opened, is raised."""
-    try:
-        descriptor = os.open(path, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        if os.path.islink(path):
-            raise LedgerUnusable(f"the ledger {path} is a symbolic link to nothing: remove or mend it") from None
-        if os.path.exists(path + "-journal") and not os.path.exists(path):
-            # SQLite would play it back into a new one.
-            why = "its ledger is gone: move it to where that is, or away, and look in Jenkins what was asked for lately"
-            raise LedgerUnusable(f"the journal {path}-journal: {why}") from None
-        return False
-    try:
-        found = os.fstat(descriptor)
-    finally:
-        os.close(descriptor)
-    if not stat.S_ISREG(found.st_mode):
-        raise LedgerUnusable(f"the ledger {path} is not a regular file: name another one in `ledger`")
-    if found.st_size < _HEADER_BYTES:
-        raise _damaged(path, f"it was cut to {found.st_size} bytes")
-    return True
-
-
-def _begin(path: str) -> None:
-    """Make an empty ledger at path, unless another handler is faster.
-
-    It is whole before it gets its name. So whoever is killed meanwhile leaves no ledger, and a file that holds nothing
-    is never one that was only just begun, but always one that was lost.
-    """
-    folder, name = os.path.split(path)
-    os.makedirs(folder, mode=0o700, exist_ok=True)
-    _tidy(folder, name)
-    draft = f"{path}.{os.getpid()}-{os.urandom(4).hex()}.new"
-    # SQLite gives its journal the mode of the file: nobody else ever reads either.
-    os.close(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    try:
-        db = sqlite3.connect(draft, isolation_level=None)
-        try:
-            db.executescript(_NEW)
-        finally:
-            db.close()
-        os.link(draft, path)
-    except FileExistsError:
-        pass
-    except OSError as error:
-        raise LedgerUnusable(
-            f"the ledger {path} can't get its name: {error.strerror}: its disk must know hard links;"
-            " name a file on another one in `ledger`"
-        ) from None
-    finally:
-        os.unlink(draft)
-
-
-def _tidy(folder: str, name: str) -> None:
-    """Remove what handlers that were killed in _begin() left."""
-    for other in os.listdir(folder):
-        if other.startswith(name + ".") and other.endswith(".new"):
-            left = os.path.join(folder, other)
-            try:
-                if time.time() - os.lstat(left).st_mtime > _LEFT_OVER_SECONDS:
-                    os.unlink(left)
-            except FileNotFoundError:
-                pass  # another handler tidies, too
-
-
-class _Transaction:
-    """BEGIN IMMEDIATE … COMMIT, or ROLLBACK where anything went wrong."""
-
-    def __init__(self, db: sqlite3.Connection) -> None:
-        self._db = db
-
-    def __enter__(self) -> None:
-        self._db.execute("BEGIN IMMEDIATE")
-
-    def __exit__(
-        self, kind: "type[BaseException] | None", error: "BaseException | None", trace: "TracebackType | None"
-    ) -> None:
-        if error is None:
-            self._db.execute("COMMIT")
-        elif self._db.in_transaction:
-            self._db.execute("ROLLBACK")
-
-
-class _Explained:
-    """Turns what SQLite and the system say into LedgerUnusable, with what to do about it."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: "type[BaseException] | None", error: "BaseException | None", trace: "TracebackType | None"
-    ) -> None:
-        # What SQLite says may quote the file, so that even this may be no text.
-        if isinstance(error, (sqlite3.Error, OSError, UnicodeError)):
-            said = str(error.strerror if isinstance(error, OSError) else error)
-            said = "it holds what is no text" if isinstance(error, UnicodeError) else clean(said, 100)
-            raise LedgerUnusable(f"the ledger {self._path}: {said}: {_remedy(error, said)}") from None
-
-
-def _remedy(error: Exception, said: str) -> str:
-    if "locked" in said:
-        return "another process holds it; see which with fuser(1)"
-    if "full" in said or "disk I/O" in said or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-        return "free space on its disk, or name another file in `ledger`"
-    if isinstance(error, OSError) or "unable to open" in said or "readonly" in said:
-        user = os.geteuid()
-        return f"user {user} must be able to write it and its folder; create that, or name another file in `ledger`"
-    return _DAMAGED
-
-
-def _damaged(path: str, how: str) -> LedgerUnusable:
-    return LedgerUnusable(f"the ledger {path}: {how}: {_DAMAGED}")

@@ -61,3 +61,8 @@ def clean(text: str, limit: int = 200) -> str:
     cut = text[: limit + 1]
     line = "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in cut)
     return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def harmless(name: str) -> str:
+    """A name out of an event, as it may go into a command: no more than a word. What Sensu allows stays as it is."""
+    return "".join(c if c.isascii() and (c.isalnum() or c in "_.:-") else "_" for c in name[:128])

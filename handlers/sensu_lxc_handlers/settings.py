@@ -10,11 +10,13 @@ import re
 from collections import namedtuple
 
 from .outcome import Misconfigured, clean
-from .policy import duration
+from .policy import Rules, duration
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
+
+    from .event import Event
 
 DEFAULT_LEDGER = "/var/lib/sensu/sensu-lxc/ledger.sqlite"
 TOKEN_VARIABLE = "SENSU_LXC_JENKINS_TOKEN"
@@ -28,12 +30,35 @@ _PARAMETER_PLACEHOLDERS = (*_GROUP_PLACEHOLDERS, "group", "request_id")
 _RESERVED_PARAMETERS = ("REQUEST_ID", "token", "cause", "delay", "json", "statusCode", "redirectTo", "Jenkins-Crumb")
 
 
+# What decides whether and when, see policy.Rules. A group may have its own, and so may a check and an entity.
+_RULES = ("cooldown", "max_age", "breaches", "min", "max", "step", "budget", "breaker", "warm_up", "quiet",
+          "cooldown_in", "enabled")  # fmt: skip
+_OF_GROUPS = (*_RULES, "job", "parameters", "decommission_job")
+# Whoever runs an agent says what its events wish, so that they choose among what the settings name, below their max.
+_BY_EVENTS = (*_RULES, "group", "job")
+_MATCHES = ("check", "entity", "namespace")
+
+
 class JenkinsSettings(namedtuple(
     "JenkinsSettings", "url job user token token_file api_token_file password_file parameters group cooldown max_age"
-    " timeout ledger ca_file")):  # fmt: skip
-    """The scope of handler_jenkins: durations in seconds, texts as they were given, "" where there was nothing."""
+    " timeout ledger ca_file breaches min max step budget breaker warm_up quiet cooldown_in enabled groups"
+    " decommission_job")):  # fmt: skip
+    """The scope of handler_jenkins: durations in seconds, texts as they were given, "" where there was nothing.
+
+    breaches, budget  (how many, of so many runs) and (how many, within so many seconds)
+    groups            {name: (patterns of check, entity and namespace, what differs from the rest of the scope)}
+    """
 
     __slots__ = ()
+
+    @property
+    def rules(self) -> Rules:
+        """What the policy decides by."""
+        return Rules(
+            self.cooldown, max(60.0, 2 * self.timeout), self.max_age, self.breaches[0], self.breaches[1], self.min,
+            self.max, self.step, self.budget[0], self.budget[1], self.breaker, self.warm_up, self.quiet,
+            self.cooldown_in,
+        )  # fmt: skip
 
 
 class Credentials(namedtuple("Credentials", "job_token login needs_crumb notes")):
@@ -78,52 +103,203 @@ def with_subfolders(paths: "Iterable[str]", folder: str = "/etc/sensu/conf.d") -
     return sorted(found, key=lambda path: (path.startswith(folder), path))
 
 
-def jenkins_settings(settings: "Mapping[str, object]", scope: str, where: str) -> JenkinsSettings:
-    """The scope of settings, which came from where (words for a message)."""
-    if scope not in settings:
-        example = f'{{"{scope}": {{"url": "https://jenkins.example/", "job": "lxc_provision", …}}}}'
-        raise Misconfigured(f'no "{scope}" in {where}: write {example}, or choose another scope with -j')
-    given = settings[scope]
-    if not isinstance(given, dict):
-        raise Misconfigured(f'"{scope}" in {where} must be an object, {{…}}')
-    for key in given:
-        if key not in JenkinsSettings._fields:
-            raise Misconfigured(f"{scope}.{clean(str(key), 60)} is not a setting; did you mean {_nearest(str(key))}?")
-    for key in ("url", "job"):
-        if not given.get(key):
-            raise Misconfigured(f"{scope}.{key} is missing")
+class Scope:
+    """One object of the settings, by its name. A key that is not known, or a value of the wrong kind, is Misconfigured.
 
-    def text(key: str, default: str = "") -> str:
-        value = given.get(key, default)
+    where are words for whence the settings came, example shows the object with what it needs at least.
+    """
+
+    def __init__(
+        self, settings: "Mapping[str, object]", name: str, where: str, known: "tuple[str, ...]", example: str
+    ) -> None:
+        self.name = name
+        if name not in settings:
+            raise Misconfigured(f'no "{name}" in {where}: write {{"{name}": {example}}}, or choose another with -j')
+        given = settings[name]
+        if not isinstance(given, dict):
+            raise Misconfigured(f'"{name}" in {where} must be an object, {{…}}')
+        for key in given:
+            if key not in known:
+                near = nearest(str(key), known)
+                raise Misconfigured(f"{name}.{clean(str(key), 60)} is not a setting; did you mean {near}?")
+        self.given: dict[str, object] = given
+
+    def require(self, *keys: str) -> None:
+        for key in keys:
+            if not self.given.get(key):
+                raise Misconfigured(f"{self.name}.{key} is missing")
+
+    def text(self, key: str, default: str = "") -> str:
+        value = self.given.get(key, default)
         if not isinstance(value, str) or not value.isprintable():
-            raise Misconfigured(f"{scope}.{key} must be a text of one line")
+            raise Misconfigured(f"{self.name}.{key} must be a text of one line")
         return value
 
-    def seconds(key: str, default: float, low: float, high: float) -> float:
-        value = parse_duration(given.get(key, default))
+    def path(self, key: str, default: str = "") -> str:
+        """An absolute path, or "" where there is none."""
+        value = self.text(key) or default
+        if value and not os.path.isabs(value):
+            why = "Sensu starts handlers in a folder of its own"
+            raise Misconfigured(f"{self.name}.{key} must be an absolute path: {why}")
+        return value
+
+    def seconds(self, key: str, default: float, low: float, high: float) -> float:
+        value = parse_duration(self.given.get(key, default))
         if value is None or not low <= value <= high:
             limits = f"{duration(low)} to {duration(high)}"
-            raise Misconfigured(f'{scope}.{key} must be a duration such as "90s", "10m" or "2h", from {limits}')
+            raise Misconfigured(f'{self.name}.{key} must be a duration such as "90s", "10m" or "2h", from {limits}')
         return value
 
-    job = text("job").strip("/")
-    if any(name in ("", ".", "..") for name in job.split("/")):
-        raise Misconfigured(f'{scope}.job must be the name of a job, or "folder/name"')
+
+def jenkins_settings(settings: "Mapping[str, object]", scope: str, where: str) -> JenkinsSettings:
+    """The scope of settings, which came from where (words for a message)."""
+    example = '{"url": "https://jenkins.example/", "job": "lxc_provision", …}'
+    known = Scope(settings, scope, where, JenkinsSettings._fields, example)
+    known.require("url", "job")
+    given, text, seconds = known.given, known.text, known.seconds
+
+    def number(key: str, default: int, low: int, high: int) -> int:
+        value = _whole(given.get(key, default))
+        if value is None or not low <= value <= high:
+            raise Misconfigured(f"{scope}.{key} must be a whole number from {low} to {high}")
+        return value
+
+    def job(key: str) -> str:
+        name = text(key).strip("/")
+        if name and any(part in ("", ".", "..") for part in name.split("/")) or (not name and key == "job"):
+            raise Misconfigured(f'{scope}.{key} must be the name of a job, or "folder/name"')
+        return name
+
+    breaches = _share(given.get("breaches", 1), _whole)
+    if breaches is None or not 1 <= breaches[0] <= (breaches[1] or breaches[0]) <= 21:  # Sensu tells of 21 runs
+        raise Misconfigured(f'{scope}.breaches must be "3/5" (3 of the last 5 runs, of at most 21) or a number of runs')
+    budget = _share(given.get("budget", "6/1h"), parse_duration)
+    if budget is None or not (0 <= budget[0] <= 1000 and 60 <= (budget[1] or 3600) <= 30 * 86400):
+        raise Misconfigured(f'{scope}.budget must be builds per time, such as "6/1h"; 0 sets none')
+    enabled = {"true": True, "false": False}.get(str(given.get("enabled", True)).lower())
+    if enabled is None:
+        raise Misconfigured(f"{scope}.enabled must be true or false")
     group = text("group", scope) or scope
-    _check_placeholders(f"{scope}.group", group, _GROUP_PLACEHOLDERS)
+    check_placeholders(f"{scope}.group", group, _GROUP_PLACEHOLDERS)
     parsed = JenkinsSettings(
-        url=text("url"), job=job, user=text("user"), token=text("token"), token_file=text("token_file"),
-        api_token_file=text("api_token_file"), password_file=text("password_file"),
+        url=text("url"), job=job("job"), user=text("user"), token=text("token"), token_file=known.path("token_file"),
+        api_token_file=known.path("api_token_file"), password_file=known.path("password_file"),
         parameters=_parameters(f"{scope}.parameters", given.get("parameters", {})), group=group,
         cooldown=seconds("cooldown", 600, 0, 30 * 86400), max_age=seconds("max_age", 7200, 60, 30 * 86400),
-        timeout=seconds("timeout", 10, 2, 600), ledger=text("ledger", DEFAULT_LEDGER) or DEFAULT_LEDGER,
-        ca_file=text("ca_file"),
+        timeout=seconds("timeout", 10, 2, 600), ledger=known.path("ledger", DEFAULT_LEDGER),
+        ca_file=known.path("ca_file"), breaches=(breaches[0], int(breaches[1] or breaches[0])),
+        min=number("min", 0, 0, 1000), max=number("max", 10, 0, 1000), step=number("step", 1, 1, 20),
+        budget=(budget[0], budget[1] or 3600.0),
+        breaker=number("breaker", 3, 0, 100), warm_up=seconds("warm_up", 300, 0, 86400),
+        quiet=seconds("quiet", 1800, 60, 30 * 86400), cooldown_in=seconds("cooldown_in", 600, 0, 30 * 86400),
+        enabled=enabled, groups=_groups(given, scope), decommission_job=job("decommission_job"),
     )  # fmt: skip
-    for key in ("token_file", "api_token_file", "password_file", "ledger", "ca_file"):
-        path = getattr(parsed, key)
-        if path and not os.path.isabs(path):
-            raise Misconfigured(f"{scope}.{key} must be an absolute path: Sensu starts handlers in a folder of its own")
+    if parsed.max and parsed.min > parsed.max:
+        raise Misconfigured(f"{scope}.min is {parsed.min} and {scope}.max {parsed.max}: exchange them")
+    for name in parsed.groups:
+        jenkins_settings({scope: _as_group(given, name)}, scope, f"{where} for the group {name}")
     return parsed
+
+
+def for_event(
+    settings: "Mapping[str, object]", scope: str, where: str, event: "Event", handler: str
+) -> JenkinsSettings:
+    """The scope as it holds for an event.
+
+    What its check wishes wins over its entity's wishes, those over its group, that over the rest. The first group whose
+    patterns fit is the event's. Raises Misconfigured for a wish that is none, with who wished it.
+    """
+    from fnmatch import fnmatchcase
+
+    known, given = jenkins_settings(settings, scope, where), _scope(settings, scope)
+    fitting = (
+        name
+        for name, (patterns, _) in known.groups.items()
+        if all(fnmatchcase(getattr(event, key), pattern) for key, pattern in patterns.items())
+    )
+    group, wishes = next(fitting, None), {}
+    for who, wanted in reversed(event.wishes(scope, handler)):
+        for key, value in wanted.items():
+            if key not in _BY_EVENTS:
+                raise Misconfigured(
+                    f"the {who} wishes {clean(key, 60)}, and may only wish {', '.join(_BY_EVENTS)}; the rest belongs "
+                    f"into {where}"
+                )
+            if key == "group" and value not in known.groups:
+                raise Misconfigured(f"the {who} wishes a group that {scope}.groups in {where} does not name")
+            jenkins_settings({scope: {**given, "min": 0, key: value}}, scope, where)
+        wishes.update(wanted)
+    group = wishes.pop("group", group)
+    base = given if group is None else _as_group(given, str(group))
+    merged = {key: value for key, value in {**base, **wishes}.items() if key != "groups"}
+    wanted_now, ceiling = jenkins_settings({scope: merged}, scope, where), jenkins_settings({scope: base}, scope, where)
+    if wanted_now.job not in {known.job, *(one.job for one in of_groups(settings, scope, where).values())}:
+        raise Misconfigured(
+            f"the event wishes the job {clean(wanted_now.job, 80)}, which {scope} in {where} nowhere names"
+        )
+    if ceiling.max and not 0 < wanted_now.max <= ceiling.max:
+        wanted_now = wanted_now._replace(max=ceiling.max)
+    return wanted_now
+
+
+def of_groups(settings: "Mapping[str, object]", scope: str, where: str) -> "dict[str, JenkinsSettings]":
+    """{group: the scope as it holds for it} of the groups that the settings name."""
+    known, given = jenkins_settings(settings, scope, where), _scope(settings, scope)
+    return {name: jenkins_settings({scope: _as_group(given, name)}, scope, where) for name in known.groups}
+
+
+def _scope(settings: "Mapping[str, object]", scope: str) -> "Mapping[str, object]":
+    given = settings[scope]
+    assert isinstance(given, dict)  # jenkins_settings() made sure
+    return given
+
+
+def _as_group(given: "Mapping[str, object]", name: str) -> "dict[str, object]":
+    """The scope as it holds for one of its groups."""
+    groups = given["groups"]
+    assert isinstance(groups, dict)
+    merged = {key: value for key, value in given.items() if key != "groups"}
+    own = {key: value for key, value in groups[name].items() if key != "match"}
+    if isinstance(own.get("parameters"), dict) and isinstance(merged.get("parameters"), dict):
+        own["parameters"] = {**merged["parameters"], **own["parameters"]}  # type: ignore[dict-item]
+    return {**merged, **own, "group": name}
+
+
+def _groups(given: "Mapping[str, object]", scope: str) -> "dict[str, tuple[dict[str, str], dict[str, object]]]":
+    groups = given.get("groups", {})
+    example = f'"{scope}": {{"groups": {{"web": {{"match": {{"entity": "web*"}}, "max": 5}}}}}}'
+    if not isinstance(groups, dict):
+        raise Misconfigured(f"{scope}.groups must be an object: {example}")
+    found = {}
+    for name, own in groups.items():
+        key = f"{scope}.groups.{clean(name, 60)}"
+        if not name or not name.isprintable() or "{" in name or not isinstance(own, dict):
+            raise Misconfigured(f"{key} must be a name and an object: {example}")
+        patterns = own.get("match")
+        if not isinstance(patterns, dict) or not patterns or not all(isinstance(p, str) for p in patterns.values()):
+            raise Misconfigured(f"{key}.match must say which events are its: {example}")
+        for pattern in patterns:
+            if pattern not in _MATCHES:
+                raise Misconfigured(f"{key}.match knows {', '.join(_MATCHES)}, not {clean(pattern, 60)}")
+        for one in own:
+            if one != "match" and one not in _OF_GROUPS:
+                raise Misconfigured(f"{key} may hold match, {', '.join(_OF_GROUPS)}, not {clean(one, 60)}")
+        found[name] = (patterns, own)
+    return found
+
+
+def _whole(value: object) -> "int | None":
+    """A whole number, as such or as a text of digits; None where it is none."""
+    if isinstance(value, str) and re.fullmatch(r"\d{1,6}", value, re.ASCII):
+        return int(value)
+    return value if type(value) is int else None
+
+
+def _share(value: object, parse: "Callable[[object], float | None]") -> "tuple[int, float | None] | None":
+    """(N, M) of "N/M", or (N, None) of N; None where it is neither."""
+    first, slash, second = str(value).partition("/") if isinstance(value, str) else (value, "", "")
+    count, whole = _whole(first), parse(second) if slash else None
+    return None if count is None or (slash and whole is None) else (count, whole)
 
 
 def credentials(settings: JenkinsSettings, environ: "Mapping[str, str]") -> Credentials:
@@ -132,11 +308,11 @@ def credentials(settings: JenkinsSettings, environ: "Mapping[str, str]") -> Cred
 
     def secret(key: str, variable: str) -> str:
         given = environ.get(variable)
-        return _printable(given, variable) if given else _read_secret(key, getattr(settings, key), notes)
+        return printable(given, variable) if given else read_secret(key, getattr(settings, key), notes)
 
-    job_token = secret("token_file", TOKEN_VARIABLE) or _printable(settings.token, "token")
+    job_token = secret("token_file", TOKEN_VARIABLE) or printable(settings.token, "token")
     api_token = secret("api_token_file", API_TOKEN_VARIABLE)
-    password = "" if api_token else _read_secret("password_file", settings.password_file, notes)
+    password = "" if api_token else read_secret("password_file", settings.password_file, notes)
     if settings.user and not (api_token or password):
         raise Misconfigured(f"user is set, so api_token_file (or {API_TOKEN_VARIABLE}, or password_file) must be, too")
     if (api_token or password) and not settings.user:
@@ -178,11 +354,12 @@ def _parameters(key: str, given: object) -> "dict[str, str]":
         if not isinstance(value, str) or any("\ud800" <= c <= "\udfff" for c in name + value):
             raise Misconfigured(f"{key}.{clean(name, 60)} must be a text, a number, true or false")
         parameters[name] = value
-        _check_placeholders(f"{key}.{clean(name, 60)}", parameters[name], _PARAMETER_PLACEHOLDERS)
+        check_placeholders(f"{key}.{clean(name, 60)}", parameters[name], _PARAMETER_PLACEHOLDERS)
     return parameters
 
 
-def _check_placeholders(key: str, template: str, known: "tuple[str, ...]") -> None:
+def check_placeholders(key: str, template: str, known: "tuple[str, ...]") -> None:
+    """Raise Misconfigured where template has a {name} that is not known."""
     for name in _PLACEHOLDER.findall(template):
         if name not in known:
             raise Misconfigured(f"{key} has {{{clean(name, 40)}}}, known are " + " ".join(f"{{{k}}}" for k in known))
@@ -218,7 +395,8 @@ def _merge(one: "dict[str, object]", two: "dict[str, object]") -> "dict[str, obj
     return merged
 
 
-def _read_secret(key: str, path: str, notes: "list[str]") -> str:
+def read_secret(key: str, path: str, notes: "list[str]") -> str:
+    """The secret in the file that the setting key names, "" where it names none; adds to notes what is odd about it."""
     if not path:
         return ""
     where = f"{key} {clean(path)}"
@@ -237,17 +415,19 @@ def _read_secret(key: str, path: str, notes: "list[str]") -> str:
         raise Misconfigured(f"{where} is empty: write the secret into it")
     if others:
         notes.append(f"everybody on this host can read the secret in {clean(path)}: chmod o= it")
-    return _printable(secret, where)
+    return printable(secret, where)
 
 
-def _printable(secret: str, where: str) -> str:
+def printable(secret: str, where: str) -> str:
+    """secret, or Misconfigured where a header or a form can't hold it."""
     if not secret.isprintable():
         raise Misconfigured(f"{where} must hold the secret as one line of text, without control characters")
     return secret
 
 
-def _nearest(word: str) -> str:
+def nearest(word: str, known: "tuple[str, ...]") -> str:
+    """What was meant by a misspelt word, for a message."""
     import difflib  # 10 ms that only a mistake costs
 
-    near = difflib.get_close_matches(word, JenkinsSettings._fields, 1, 0.6)
-    return near[0] if near else "one of " + ", ".join(JenkinsSettings._fields)
+    near = difflib.get_close_matches(word, known, 1, 0.6)
+    return near[0] if near else "one of " + ", ".join(known)

@@ -206,3 +206,67 @@ def test_random_bytes(text):
 def test_json_dumps_of_a_recording_is_the_same_event():
     for text in recorded("sensu-go").values():
         assert parse(json.dumps(json.loads(text)).encode()) == parse(text)
+
+
+class TestWhoRanIt:
+    """Actions go to whoever ran the check, never to the proxy that the result is told of."""
+
+    @pytest.mark.parametrize(
+        "kind, name, runner, is_proxy",
+        [
+            ("sensu-core", "ubuntu__memory_check__create__s2__o1", "ubuntu", False),
+            ("sensu-core", "monitor_lxc__proxied__create__s2__o1", "ubuntu", True),
+            ("sensu-go", "proxy-critical", "lxchost1", True),
+            ("sensu-go", "check-critical-first", "lxchost1", False),
+            ("sensu-go", "posted-proxy-with-labels", "lxchost1", True),
+            ("sensu-go", "ttl-expired", "", True),
+        ],
+    )
+    def test_recorded(self, kind, name, runner, is_proxy):
+        event = parse(recorded(kind)[name])
+        assert (event.runner, event.is_proxy) == (runner, is_proxy)
+
+
+class TestHistory:
+    def test_both_shapes_oldest_first(self):
+        assert parse(recorded("sensu-go")["proxy-critical"]).history == (0, 0, 0, 0, 2, 2)
+        core = parse(recorded("sensu-core")["ubuntu__memory_check__create__s2__o4"])
+        assert (core.history[-4:], core.occurrences) == ((2, 2, 2, 2), 4)
+
+    @pytest.mark.parametrize(
+        "history, statuses",
+        [
+            (None, ()),
+            ("2", ()),
+            ([2, "2", {"status": 2}], (2, 2, 2)),
+            ([2, None, "1"], (1,)),
+            ([True, 0], (0,)),
+            (["-1", "99999", "x", "²"], ()),
+        ],
+    )
+    def test_what_is_no_status_counts_for_nothing(self, history, statuses):
+        event = core_event()
+        event["check"]["history"] = history
+        assert parse(encode(event)).history == statuses
+
+
+class TestWishes:
+    def test_core_has_an_object_under_the_scope(self):
+        event = core_event()
+        event["check"]["lxc_autoscale"] = {"cooldown": "1h"}
+        event["client"]["lxc_autoscale"] = {"cooldown": "2h", "group": "db"}
+        wishes = parse(encode(event)).wishes("lxc_autoscale", "handler_jenkins")
+        assert wishes == [("check", {"cooldown": "1h"}), ("entity", {"cooldown": "2h", "group": "db"})]
+
+    def test_go_has_annotations(self):
+        event = json.loads(recorded("sensu-go")["check-critical-first"])
+        event["check"]["metadata"]["annotations"] = {"sensu.io/plugins/handler_jenkins/config/max-age": "1h", "x": "y"}
+        event["entity"]["metadata"]["annotations"] = None
+        assert parse(encode(event)).wishes("lxc_autoscale", "handler_jenkins") == [("check", {"max_age": "1h"})]
+
+    @pytest.mark.parametrize("value", [None, [], "x", 7])
+    def test_what_is_no_object_wishes_nothing(self, value):
+        event = core_event()
+        event["check"]["lxc_autoscale"] = value
+        event["check"]["metadata"] = {"annotations": value}
+        assert parse(encode(event)).wishes("lxc_autoscale", "handler_jenkins") == []

@@ -3,22 +3,24 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sensu_lxc_handlers.policy import (
+from sensu_lxc_handlers import policy
+from sensu_lxc_handlers.event import Event
+from sensu_lxc_handlers.fleet import (
     COALESCED,
     INTENT,
+    OUT,
     REJECTED,
     SENT,
     UNKNOWN,
     UNSENT,
-    Act,
-    Hold,
+    Fleet,
     Moment,
     Request,
-    Rules,
-    decide,
-    duration,
     elapsed,
 )
+from sensu_lxc_handlers.policy import Act, Hold, Rules, decide, duration
+
+from .support import core_event
 
 RULES = Rules(cooldown=600, lease=60, max_age=7200)
 THEN = Moment(wall=1_800_000_000.0, boot_id="boot-1", uptime=5000.0)
@@ -29,13 +31,22 @@ def later(seconds, jump=0.0):
     return Moment(THEN.wall + seconds + jump, THEN.boot_id, THEN.uptime + seconds)
 
 
+def request(state, generation=7, at=THEN, way=OUT, **more):
+    """A request as it is after its first attempt."""
+    return Request(f"lxc-abc-{generation}", generation, 1, way, state, at, at, at.wall, "job", "web1", "check", 1, "",
+                   (), "", None, None, "why")._replace(**more)  # fmt: skip
+
+
+def fleet(*requests, **more):
+    return Fleet("abc", max((one.generation for one in requests), default=0), requests, **more)
+
+
 def after(state, seconds, jump=0.0, seen=False):
-    last = Request("lxc-abc-7", 7, 1, state, THEN, THEN.wall, "why")
-    return decide(last, seen, later(seconds, jump), RULES)
+    return decide(fleet(request(state)), seen, later(seconds, jump), RULES)
 
 
 def test_first_event_of_a_group():
-    assert decide(None, False, THEN, RULES) == Act(1, None, False)
+    assert decide(fleet(), False, THEN, RULES) == Act(1, None, False)
 
 
 @pytest.mark.parametrize("state", [SENT, COALESCED])
@@ -90,8 +101,7 @@ def test_what_may_have_got_there_is_looked_for_first(state, code):
 
 
 def test_without_a_cooldown_a_refusal_does_not_hold_either():
-    last = Request("lxc-abc-7", 7, 1, REJECTED, THEN, THEN.wall, "why")
-    assert isinstance(decide(last, False, THEN, RULES._replace(cooldown=0)), Act)
+    assert isinstance(decide(fleet(request(REJECTED)), False, THEN, RULES._replace(cooldown=0)), Act)
 
 
 @given(st.sampled_from([INTENT, SENT, COALESCED, REJECTED, UNSENT, UNKNOWN]), st.floats(0, 1e7), st.booleans(),
@@ -111,3 +121,166 @@ def test_always_decides(state, seconds, seen, jump):
                                            (11100, "3h05m"), (1e6, "11d")])  # fmt: skip
 def test_duration(seconds, text):
     assert duration(seconds) == text
+
+
+# How many there may be
+
+
+def made(*states, way=OUT):
+    """Requests of a while ago, one for each state."""
+    return [request(state, number + 1, way=way) for number, state in enumerate(states)]
+
+
+MANY = RULES._replace(most=3, budget=0, warm_up=300)
+
+
+@pytest.mark.parametrize(
+    "states, there, coming",
+    [
+        ((SENT,), 0, 1), ((INTENT,), 0, 1), ((UNKNOWN,), 0, 1), (("BUILT", "VERIFIED"), 1, 1), (("UNVERIFIED",), 1, 0),
+        ((UNSENT, REJECTED, "FAILED", "GONE"), 0, 0),
+    ],
+)  # fmt: skip
+def test_count(states, there, coming):
+    assert policy.count(fleet(*made(*states)), later(299), MANY) == (there, coming)
+
+
+def test_what_nobody_follows_is_taken_to_be_there_after_its_warm_up():
+    assert policy.count(fleet(*made(SENT)), later(300), MANY) == (1, 0)
+    assert policy.count(fleet(*made("BUILDING")), later(3599), MANY) == (0, 1)
+    assert policy.count(fleet(*made("BUILDING")), later(3600), MANY) == (1, 0)
+
+
+def test_max_and_step():
+    there = fleet(*made("VERIFIED", "VERIFIED"))
+    assert decide(there, False, later(700), MANY._replace(step=5)).containers == 1
+    full = decide(fleet(*made("VERIFIED", "UNVERIFIED", "VERIFIED")), False, later(700), MANY._replace(breaker=0))
+    assert full.code == "max" and "nobody looks which of them are still there" in full.text
+    looked = decide(fleet(*made(*["VERIFIED"] * 3), looked=THEN), False, later(700), MANY)
+    assert looked.code == "max" and "nobody" not in looked.text
+
+
+def test_what_never_got_there_is_not_asked_for_again_above_a_max_that_was_lowered():
+    there = fleet(*made("VERIFIED", "VERIFIED", UNSENT))
+    assert decide(there, False, later(700), MANY).previous is not None
+    assert decide(there, False, later(700), MANY._replace(most=2)).code == "max"
+
+
+def test_in_flight_even_after_the_cooldown():
+    rules = MANY._replace(cooldown=10)
+    assert decide(fleet(*made(SENT)), False, later(299), rules).code == "in-flight"
+    assert decide(fleet(*made("BUILDING")), False, later(700), rules).code == "in-flight"
+    assert decide(fleet(*made(SENT)), False, later(300), rules) == Act(2, None, False)
+
+
+def test_budget():
+    rules = MANY._replace(most=0, budget=2, budget_seconds=3600)
+    assert decide(fleet(*made("VERIFIED", "FAILED")), False, later(3599), rules).code == "budget"
+    assert isinstance(decide(fleet(*made("VERIFIED", "FAILED")), False, later(3600), rules), Act)
+
+
+@pytest.mark.parametrize(
+    "states, is_open",
+    [
+        (("FAILED", "FAILED"), False), (("FAILED", "FAILED", "UNVERIFIED"), True),
+        (("FAILED", "VERIFIED", "FAILED", "FAILED"), False), (("FAILED", "FAILED", "FAILED", "BUILT"), True),
+        (("FAILED", "GONE", "FAILED", "FAILED"), False),
+    ],
+)  # fmt: skip
+def test_circuit(states, is_open):
+    rules = MANY._replace(breaker=3, most=0)
+    assert bool(policy.circuit(fleet(*made(*states)), OUT, later(700), rules)) == is_open
+    assert policy.circuit(fleet(*made(*states)), OUT, later(3700), rules) == "", "one trial an hour"
+    assert policy.circuit(fleet(*made(*states)), OUT, later(700), rules._replace(breaker=0)) == ""
+
+
+def test_paused():
+    assert decide(fleet(paused="Sunday"), False, THEN, RULES) == Hold("paused", "Sunday")
+
+
+@pytest.mark.parametrize("history, code", [
+    ((2,), "breaches"), ((2, 0, 2), "breaches"), ((2, 1, 2, 1, 2), None), ((2, 2, 1, 0, 2), None), ((), "breaches"),
+    ((2, 2, 2, 2, 2, 2, 0, 0, 0, 2, 2), "breaches"),
+])  # fmt: skip
+def test_k_of_n_across_severities(history, code):
+    event = Event.from_sensu(core_event(executed=1000))._replace(history=history)
+    hold = policy.judge(event, 1000, RULES._replace(breaches=3, of=5))
+    assert getattr(hold, "code", None) == code
+
+
+# At least so many
+
+
+def test_top_up():
+    rules = MANY._replace(least=2, step=1)
+    assert policy.top_up(fleet(), THEN, rules) == Act(1, None, False)
+    assert policy.top_up(fleet(*made("VERIFIED", "VERIFIED")), later(700), rules).code == "enough"
+    assert policy.top_up(fleet(*made("VERIFIED", SENT)), later(10), rules).code == "enough"
+    assert isinstance(policy.top_up(fleet(*made("VERIFIED", "GONE")), later(700), rules), Act)
+    assert isinstance(policy.top_up(fleet(*made("VERIFIED", "UNVERIFIED")), later(700), rules), Act)
+    assert policy.top_up(fleet(paused="Sunday"), THEN, rules).code == "paused"
+    assert policy.top_up(fleet(*made("GONE", UNSENT)), later(700), rules).previous.generation == 2
+
+
+# Less
+
+CALM = MANY._replace(least=1, quiet=1800, cooldown_in=600)
+WELL = {"a": True, "b": True}
+
+
+def calm(*states, **more):
+    """A fleet that has been quiet for long, and was looked at a minute before it is now."""
+    given = {"quiet": THEN, "looked": later(3540), "members": ("a", "b"), **more}
+    return fleet(*made(*states), **given)
+
+
+def test_the_youngest_is_given_back():
+    after, act = policy.give_back(calm("VERIFIED", "VERIFIED"), WELL, later(3600), CALM)
+    assert act == Act(3, None, False, 1, "", "in", "lxc-abc-2")
+    assert (after.quiet, after.looked) == (THEN, later(3600))
+
+
+@pytest.mark.parametrize(
+    "there, members, code",
+    [
+        (calm("VERIFIED", "VERIFIED"), {"a": True}, "missing"),
+        (calm("VERIFIED", "VERIFIED"), {}, "missing"),
+        (calm("VERIFIED", "VERIFIED", members=()), {}, "nobody"),
+        (calm("VERIFIED", "VERIFIED"), {"a": True, "b": False}, "unwell"),
+        (calm("VERIFIED", "VERIFIED", quiet=None), WELL, "quiet"),
+        (calm("VERIFIED", "VERIFIED", quiet=later(1801)), WELL, "quiet"),
+        (calm("VERIFIED", "VERIFIED", looked=later(1000)), WELL, "quiet"),
+        (calm("VERIFIED"), WELL, "min"),
+        (calm("VERIFIED", "UNVERIFIED", "BUILT", "GONE"), WELL, "min"),
+        (calm("VERIFIED", "VERIFIED", UNSENT), WELL, "in-flight"),
+        (calm("VERIFIED", "VERIFIED", paused="Sunday"), WELL, "paused"),
+    ],
+)
+def test_what_keeps_them(there, members, code):
+    after, hold = policy.give_back(there, members, later(3600), CALM)
+    assert isinstance(hold, Hold) and hold.code == code
+    assert (after.quiet is None) == (code in ("missing", "unwell", "nobody"))
+
+
+def test_one_at_a_time():
+    taking = request(SENT, 3, at=later(3500), way="in", target="lxc-abc-2")
+    there = fleet(*made("VERIFIED", "VERIFIED"), taking, quiet=THEN, looked=later(3540), members=("a", "b"))
+    assert policy.give_back(there, WELL, later(3600), CALM)[1].code == "in-flight"
+    taken = there.replaced(taking._replace(state="GONE"))
+    assert policy.give_back(taken, WELL, later(3600), CALM)[1].code == "cooldown"
+
+
+def test_not_soon_after_one_was_made():
+    lately = request("VERIFIED", 2, at=later(3000))
+    there = fleet(request("VERIFIED", 1), lately, quiet=THEN, looked=later(3540), members=("a", "b"))
+    assert policy.give_back(there, WELL, later(3600), CALM)[1].code == "cooldown"
+    looked = there._replace(looked=later(4790))
+    assert policy.give_back(looked, WELL, later(4799), CALM)[1].code == "cooldown"
+    assert isinstance(policy.give_back(looked, WELL, later(4800), CALM)[1], Act)
+
+
+def test_one_that_did_not_get_there_is_asked_for_again_while_all_is_well_only():
+    unsent = request(UNSENT, 3, at=later(100), way="in", target="lxc-abc-2")
+    there = fleet(*made("VERIFIED", "VERIFIED"), unsent, quiet=THEN, looked=later(3540), members=("a", "b"))
+    assert policy.give_back(there, WELL, later(3600), CALM)[1].previous == unsent
+    assert policy.give_back(there, {"a": True}, later(3600), CALM)[1].code == "missing"

@@ -226,6 +226,10 @@ class Lab:
             else:
                 _run(*self._sensuctl("create", "-f", item), env=self._client_env())
 
+    def sensuctl(self, *arguments: str) -> str:
+        """What a sensuctl command prints."""
+        return _run(*self._sensuctl(*arguments), env=self._client_env())
+
     def ctl(self, *arguments: str) -> Any:
         """The answer of a sensuctl command that knows --format json."""
         return json.loads(_run(*self._sensuctl(*arguments, "--format", "json"), env=self._client_env()) or "null")
