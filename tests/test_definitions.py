@@ -42,6 +42,11 @@ GO_BUILT_IN_FILTERS = {"has_metrics", "is_incident", "not_silenced"}
 SITES_OWN_HANDLERS = {"default"}
 # Checks and handlers end by themselves within this; when Sensu ends one first, nobody learns why.
 OWN_BOUND_SECONDS = 10
+# The scope of settings beside a handler, and what reads it: (module, function).
+SETTINGS = {
+    "lxc_autoscale": ("sensu_lxc_handlers.settings", "jenkins_settings"),
+    "lxc_mail": ("sensu_lxc_handlers.mail_settings", "mail_settings"),
+}
 TOKEN = re.compile(r":::(?P<attribute>[^:|]+)\|(?P<default>[^:|]*):::")
 
 
@@ -135,9 +140,9 @@ def test_no_name_is_defined_twice() -> None:
 def test_a_core_file_is_one_object_of_sections_and_settings(path: str) -> None:
     with open(path, encoding="utf-8") as file:
         content = json.load(file, object_pairs_hook=_without_duplicates)
-    sections = {"handlers": {"handlers", "lxc_autoscale"}}.get(os.path.basename(os.path.dirname(path)), {"checks"})
+    in_handlers = os.path.basename(os.path.dirname(path)) == "handlers"
     assert content
-    assert set(content) <= sections
+    assert set(content) <= ({"handlers", *SETTINGS} if in_handlers else {"checks"})
 
 
 @each("path", go_files(), ids=os.path.basename)
@@ -149,7 +154,7 @@ def test_a_go_file_has_whole_resources_only(path: str) -> None:
         assert resource["api_version"] == "core/v2"
         assert set(resource["metadata"]) <= {"name", "namespace", "labels", "annotations"}
         assert re.fullmatch(r"[\w.:-]+", resource["metadata"]["name"], re.ASCII)
-        assert resource["type"] in ("CheckConfig", "Handler", "Pipeline")
+        assert resource["type"] in ("CheckConfig", "EventFilter", "Handler", "Pipeline")
 
 
 @each("check", having(sensu=CORE, kind="CheckConfig"), ids=str)
@@ -200,7 +205,15 @@ def test_go_takes_and_runs_the_handler(handler: Definition) -> None:
     assert set(spec) <= GO_HANDLER_KEYS
     assert spec["type"] == "pipe"
     assert isinstance(spec["command"], str)
-    assert set(spec["filters"]) == {"is_incident", "not_silenced"}
+    assert filters_well(spec["filters"])
+
+
+@each("definition", having(sensu=GO, kind="EventFilter"), ids=str)
+def test_go_takes_the_filter(definition: Definition) -> None:
+    assert set(definition.spec) == {"action", "expressions"}
+    assert definition.spec["action"] == "allow"
+    assert _is_list_of_names(definition.spec["expressions"])
+    assert definition.name not in GO_BUILT_IN_FILTERS
 
 
 @each("pipeline", having(sensu=GO, kind="Pipeline"), ids=str)
@@ -215,7 +228,8 @@ def test_go_pipelines_lead_somewhere(pipeline: Definition) -> None:
         # A pipeline goes by its own filters and never looks at those of the handler.
         for reference in workflow["filters"]:
             assert reference == {"name": reference["name"], "type": "EventFilter", "api_version": "core/v2"}
-        assert {"is_incident", "not_silenced"} <= {one["name"] for one in workflow["filters"]} <= GO_BUILT_IN_FILTERS
+        assert filters_well([one["name"] for one in workflow["filters"]])
+        assert {one["name"] for one in workflow["filters"]} == set(_handler(handler["name"]).spec["filters"])
 
 
 @each("definition", with_command(), ids=str)
@@ -245,14 +259,14 @@ def test_an_option_that_the_script_does_not_know_would_be_noticed(script: str) -
 
 @each("handler", having(sensu=CORE, kind="Handler"), ids=str)
 def test_the_handler_takes_the_settings_beside_it(handler: Definition) -> None:
-    from sensu_lxc_handlers import settings
-
     with open(handler.path, encoding="utf-8") as file:
         content = json.load(file)
-    wanted = settings.jenkins_settings(content, "lxc_autoscale", handler.path)
-    assert wanted.url.startswith("https://")
+    (scope,) = set(content) & set(SETTINGS)
+    module, function = SETTINGS[scope]
+    wanted = getattr(importlib.import_module(module), function)(content, scope, handler.path)
+    assert content[scope].get("url", "https://").startswith("https://")
     # A secret in a definition would end up in a repository, and in the API of Sensu Core.
-    assert not wanted.token
+    assert not {key for key in content[scope] if re.search("token|password", key) and not key.endswith("_file")}
     # Sensu Core kills no handler by itself; ours must end before the bound that is set here.
     assert wanted.timeout < handler.spec["timeout"]
 
@@ -279,6 +293,17 @@ def parse(script: str, arguments: "list[str]") -> argparse.Namespace:
         options = check(arguments).options
     assert isinstance(options, argparse.Namespace)
     return options
+
+
+def filters_well(names: "list[str]") -> bool:
+    """Whether neither each OK nor a silenced event comes by these filters, and each of them is there."""
+    known = GO_BUILT_IN_FILTERS | {one.name for one in having(sensu=GO, kind="EventFilter")}
+    return "not_silenced" in names and bool(set(names) & {"is_incident", "failed_lately"}) and set(names) <= known
+
+
+def _handler(name: str) -> Definition:
+    (found,) = [one for one in having(sensu=GO, kind="Handler") if one.name == name]
+    return found
 
 
 def _is_defined_in(module: Any, value: Any, method: str) -> bool:
