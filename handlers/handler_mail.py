@@ -115,7 +115,7 @@ class HandlerMail(handler.Handler):
         try:
             taken = self._hand_over(content)
         except mail.Undelivered as error:
-            text = f"{event}: not mailed to {recipients}: {self.without_secrets(str(error))}"
+            text = f"{event}: not mailed to {recipients}: {error}"
             return Outcome(ERROR, error.code, text, REFUSED), None
         self.notes += taken.refused
         sent = mailed.Mailed(
@@ -139,7 +139,8 @@ class HandlerMail(handler.Handler):
             login = mail_settings.credentials(wanted, os.environ, self.notes)
             if login:
                 self.secrets += mail.secrets_of(login)
-            server = mail.SmtpServer(wanted, login, now + (deadline - now) / 2 if wanted.fallback else deadline)
+            by = now + (deadline - now) / 2 if wanted.fallback else deadline
+            server = mail.SmtpServer(wanted, login, by, self.without_secrets)
             self.doing = f"waiting for {wanted.server}"
             taken = server.send(content)
             server.close()
@@ -148,7 +149,7 @@ class HandlerMail(handler.Handler):
             if not wanted.fallback or not getattr(error, "elsewhere", True):
                 raise
             self.doing = f"waiting for {wanted.sendmail}"
-            self.notes.append(self.without_secrets(f"by sendmail, as {error}"))
+            self.notes.append(f"by sendmail, as {error}")
             return mail.by_sendmail(wanted, content, deadline)
 
     def _remember(self, memory: "Memory", sent: "Mailed") -> "LedgerUnusable | None":

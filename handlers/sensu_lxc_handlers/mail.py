@@ -27,6 +27,7 @@ from .settings import fill
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Callable
 
 _CONNECT_SECONDS = 4  # per address of the server: one that swallows packets leaves time for the next
 _QUIT_SECONDS = 0.2
@@ -106,10 +107,16 @@ def secrets_of(login: "tuple[str, str]") -> "list[str]":
 
 
 class SmtpServer:
-    """The server of the settings. deadline, by time.monotonic(), bounds all of it."""
+    """The server of the settings.
 
-    def __init__(self, wanted: MailSettings, login: "tuple[str, str] | None", deadline: float) -> None:
-        self._wanted, self._login, self._deadline = wanted, login, deadline
+    deadline  by time.monotonic(), bounds all of it
+    conceal   takes the secrets out of what the server answers, before anything else is done with it
+    """
+
+    def __init__(
+        self, wanted: MailSettings, login: "tuple[str, str] | None", deadline: float, conceal: "Callable[[str], str]"
+    ) -> None:
+        self._wanted, self._login, self._deadline, self._conceal = wanted, login, deadline, conceal
         self._where = f"{wanted.server}:{wanted.port}"
         self._tls = None if wanted.tls == "none" else _tls(wanted.ca_file)
         self._lock = threading.Lock()
@@ -137,7 +144,7 @@ class SmtpServer:
                 if self._handing_over:
                     raise _unknown(f"{self._where} did not answer in time whether it took it")
                 raise Undelivered("unreachable", f"{self._where}: time was up while {self._doing}")
-        refused = [f"{address} was refused: {_answer(*why)}" for address, why in self._refused.items()]
+        refused = [f"{address} was refused: {self._answer(*why)}" for address, why in self._refused.items()]
         return Taken(self._where, refused)
 
     def close(self) -> None:
@@ -194,21 +201,22 @@ class SmtpServer:
     def _explain(self, error: Exception) -> Undelivered:
         where, doing = self._where, self._doing
         if isinstance(error, smtplib.SMTPRecipientsRefused):
-            why = "; ".join(f"{clean(address, 60)}: {_answer(*said)}" for address, said in error.recipients.items())
+            why = "; ".join(
+                f"{clean(address, 60)}: {self._answer(*said)}" for address, said in error.recipients.items()
+            )
             codes = [code for code, _ in error.recipients.values()]
             return _said_no(max(codes) if min(codes) >= 500 else 450, f"{where} refused each recipient: {why}",
                             "correct `to`, or log in with `user`")  # fmt: skip
         if isinstance(error, smtplib.SMTPAuthenticationError):
-            text = (
-                f"{where} does not let {clean(self._wanted.user, 60)} in: {_answer(error.smtp_code, error.smtp_error)}"
-            )
+            why = self._answer(error.smtp_code, error.smtp_error)
+            text = f"{where} does not let {clean(self._wanted.user, 60)} in: {why}"
             return _said_no(error.smtp_code, text, "correct `user`, or the password in `password_file`", elsewhere=True)
         if isinstance(error, smtplib.SMTPSenderRefused):
             text = f"{where} refused {clean(self._wanted.sender.address, 60)}"
-            return _said_no(error.smtp_code, f"{text}: {_answer(error.smtp_code, error.smtp_error)}",
+            return _said_no(error.smtp_code, f"{text}: {self._answer(error.smtp_code, error.smtp_error)}",
                             "correct `from`, or log in with `user`")  # fmt: skip
         if isinstance(error, smtplib.SMTPResponseException):
-            text = f"{where} said no while {doing}: {_answer(error.smtp_code, error.smtp_error)}"
+            text = f"{where} said no while {doing}: {self._answer(error.smtp_code, error.smtp_error)}"
             return _said_no(error.smtp_code, text, "see in its log why", elsewhere=not self._handing_over)
         if isinstance(error, smtplib.SMTPNotSupportedError):
             if doing == "starting TLS":
@@ -233,6 +241,11 @@ class SmtpServer:
                 return Undelivered("tls", text)
             return Undelivered("tls", f"{where}: {what}: do `port` and `tls` fit each other?")
         return Undelivered("unreachable", f"{where}: {what} while {doing}")
+
+    def _answer(self, code: int, said: "bytes | str") -> str:
+        # Cut off only then: what is left of a secret would not be found in it.
+        text = self._conceal(said.decode("utf-8", "replace") if isinstance(said, bytes) else said)
+        return clean(f"{code} {text}", 160)
 
 
 def by_sendmail(wanted: MailSettings, content: bytes, deadline: float) -> Taken:
@@ -314,11 +327,6 @@ def _tls(ca_file: str) -> "ssl.SSLContext":
         raise Misconfigured(f"ca_file {clean(ca_file)}: {error.strerror or error}: give a PEM file") from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
-
-
-def _answer(code: int, said: "bytes | str") -> str:
-    text = said.decode("utf-8", "replace") if isinstance(said, bytes) else said
-    return clean(f"{code} {text}", 160)
 
 
 def _said_no(code: int, text: str, remedy: str, elsewhere: bool = False) -> Undelivered:

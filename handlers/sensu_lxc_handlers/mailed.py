@@ -117,18 +117,18 @@ def decide(
     told = last.state if last else OK
     since = elapsed(last.at, now) if last else 0.0
     ago = f"{duration(since)} ago"
-    if last and _is_late(event, state, last, since):
-        return Hold("late", f"what came after it was mailed {ago}")
     if state == OK:
         if told == OK or last is None:
             return Hold("ok", "nothing is wrong, and nothing was mailed that would have to be taken back")
         return News(OK, f"OK, was {told}", last, False)
+    if last and _is_late(event, state, last, since):
+        return Hold("late", f"what came after it was mailed {ago}")
     # While it flaps, a check is OK in between, so that in Go each time would look like another incident.
     flaps = FLAPPING in (state, told) and not event.incident
     lasts = last is not None and told != OK and (last.incident == incident or flaps)
     if last and lasts and told == state:
         if remind and since >= remind:
-            return News(state, f"still {state} after {duration(now.wall - last.began)}", last, True)
+            return News(state, f"still {state} after {duration(max(0.0, now.wall - last.began))}", last, True)
         left = f", reminder in {duration(remind - since)}" if remind else ""
         return Hold("no-change", f"{state} was mailed {ago}{left}")
     statuses = (*event.history, event.status) if state == FLAPPING else (event.status,)
@@ -273,7 +273,10 @@ def _version(db: sqlite3.Connection) -> int:
 
 
 def _is_late(event: Event, state: str, last: Mailed, since: float) -> bool:
-    """Whether the event came to pass before what was mailed a moment ago."""
+    """Whether the failure came to pass before what was mailed a moment ago.
+
+    Only of failures: the next one puts a false recovery right, whereas in Core nothing comes after a false failure.
+    """
     # The server's clock and that of a check's host can't be compared.
     unheard = state.endswith(UNHEARD) or last.state.endswith(UNHEARD)
     return bool(event.executed and not unheard and event.executed < last.executed and since < _LATE_SECONDS)
@@ -282,7 +285,7 @@ def _is_late(event: Event, state: str, last: Mailed, since: float) -> bool:
 def _remedy(error: Exception, said: str) -> str:
     if "locked" in said:
         return "another process holds it; see which with fuser(1)"
-    if "full" in said or "disk I/O" in said or "No space" in said or "too large" in said:
+    if "full" in said or "disk I/O" in said or any(word in said for word in ("space", "large", "quota")):
         return "free space on its disk, or name another one in `state_file`"
     if isinstance(error, OSError) or "unable to open" in said or "readonly" in said:
         return f"user {os.geteuid()} must be able to write it and its folder, or name another one in `state_file`"

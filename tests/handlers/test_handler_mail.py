@@ -282,7 +282,7 @@ def test_two_scopes_remember_apart(setup, sink):
 
 def test_an_older_event_that_is_handled_late_does_not_take_back_the_recovery(setup, sink):
     assert codes(setup, core_event(executed=100), core_event(status=0, executed=110), core_event(executed=105),
-                 core_event(status=0, executed=104)) == ["sent", "sent", "late", "late"]  # fmt: skip
+                 core_event(status=0, executed=104)) == ["sent", "sent", "late", "ok"]  # fmt: skip
     age(setup, 61)  # a clock that was set back silences nobody
     assert setup.run(core_event(executed=106, incident="j")).code == "sent"
 
@@ -451,7 +451,8 @@ def test_a_server_that_echoes_the_password(tmp_path):
     def echo(connection):
         connection.sendall(b"250-odd\r\n250 AUTH PLAIN\r\n")
         line = connection.recv(1000)
-        connection.sendall(b"535 no: " + line.split()[-1] + b" is " + PASSWORD.encode() + b"\r\n")
+        long = b"x" * 110  # what is left of a secret in a line that was cut off would not be found there
+        connection.sendall(b"535 no: " + line.split()[-1] + b" is " + long + PASSWORD.encode() + b"\r\n")
         connection.recv(1000)
 
     with Odd("EHLO", echo) as server:
@@ -459,7 +460,7 @@ def test_a_server_that_echoes_the_password(tmp_path):
         setup.scope["password_file"] = setup.secret("password", PASSWORD)
         got = setup.run(core_event())
     assert (got.status, got.code) == (1, "rejected")
-    assert "535 no: *** is ***" in got.line and PASSWORD not in got.line
+    assert f"535 no: *** is {'x' * 110}***" in got.line and PASSWORD[:8] not in got.line
 
 
 def test_tls_from_the_first_byte(tmp_path, authorities):
