@@ -1,0 +1,170 @@
+#!/usr/bin/env python3
+"""Sensu handler: one mail when a check changes its severity, recovers or begins to flap, and reminders if wanted.
+
+Reads one event of Sensu Core or Sensu Go on STDIN and says in one line what it did, and why. A repetition of what was
+mailed before makes no second mail, nor does a restart of Sensu; a mail that could not be sent is tried again at the
+next event. Keepalives and expired TTLs are mailed, silenced events are not.
+"""
+
+import os
+import time
+
+from sensu_lxc_handlers import handler, mail_settings, mailed
+from sensu_lxc_handlers.ledger import moment
+from sensu_lxc_handlers.outcome import ACT, ERROR, HOLD, NO_LEDGER, REFUSED, LedgerUnusable, Misconfigured, Outcome
+from sensu_lxc_handlers.policy import Hold, Moment, duration
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sensu_lxc_handlers.mail import Taken
+    from sensu_lxc_handlers.mailed import Mailed, Memory, News
+
+# Kept for writing down that the mail was taken.
+_REMEMBER_SECONDS = 0.7
+
+_EXAMPLES = """\
+settings, in Sensu's conf.d or the file of --config:
+  {"lxc_mail": {"to": ["ops@example.com"], "from": "Sensu <sensu@example.com>", "server": "mail.example.com",
+                "user": "sensu", "password_file": "/etc/sensu/mail.password", "remind": "4h"}}
+  Also: port, tls (starttls, tls, none), ca_file, fallback (true: sendmail where the server does not take it),
+  sendmail (its path; used where no server is set), severities, resolve (false: no mail at recovery), subject, body,
+  timeout (10s; not longer than that of the handler's definition), state_file.
+  SENSU_LXC_MAIL_PASSWORD in the environment wins over the file.
+  In subject and body: {change} {status} {entity} {check} {output} {occurrences} {history} {executed} {lasted}
+  {runner} {namespace} {command}
+
+exit status: 0 mailed (ACT) or held (HOLD). Else ERROR: 1 the mail was not taken, or something unforeseen; 2 wrong
+  options or settings; 3 what was mailed can't be remembered (changes are mailed nevertheless); 4 no event on STDIN
+
+try it (sends nothing, remembers nothing):
+  echo '{"lxc_mail": {"to": "ops@example.com", "server": "localhost"}}' > /tmp/lxc_mail.json
+  echo '{"client": {"name": "web1"}, "check": {"name": "check_memory", "status": 2, "output": "94% used"}}' |
+    handler_mail.py --config /tmp/lxc_mail.json --dry-run
+"""
+
+
+class HandlerMail(handler.Handler):
+    name = "handler_mail"
+    scope = "lxc_mail"
+    description = "Sensu handler: one mail for each change of a check, and reminders."
+    examples = _EXAMPLES
+
+    def configure(self) -> None:
+        self.wanted = mail_settings.mail_settings(self.settings, self.options.json_config, self.where)
+        self.timeout_seconds = self.wanted.timeout
+
+    def handle(self) -> Outcome:
+        event, scope = self.event, self.options.json_config
+        hold = mailed.no_news(event)
+        if hold:
+            return self._held(hold)
+        self.wanted, notes = mail_settings.with_wishes(self.wanted, event, scope, self.name)
+        self.notes += notes
+        key = mailed.Key(scope, event.namespace, event.entity, event.check)
+        memory = mailed.Memory(self.wanted.state_file, key, max(0.1, (self.end - time.monotonic()) / 2))
+        self.doing = "waiting for another handler that mails about the same"
+        now, trouble = moment(), None
+        try:
+            last = memory.peek() if self.options.dry_run else memory.recall()
+            news = self._decide(last, moment())
+            if not isinstance(news, Hold) and not self.options.dry_run:
+                self.doing = f"writing to {self.wanted.state_file}"
+                memory.can_remember()
+        except LedgerUnusable as error:
+            trouble = error
+            news = self._decide(mailed.told_by_itself(event, now), now)
+        if isinstance(news, Hold):
+            outcome = self._held(news)
+        elif news.state == mailed.OK and not self.wanted.resolve:
+            outcome = self._held(Hold("resolve", f"{news.change}, and `resolve` is false"))
+            told = news.since._replace(state=mailed.OK, executed=event.executed or 0, at=now)
+            trouble = trouble or self._remember(memory, told)
+        else:
+            outcome, sent = self._mail(news, key)
+            if sent:
+                self.doing = "remembering that it was mailed"
+                trouble = trouble or self._remember(memory, sent)
+        if trouble and outcome.word != ERROR:
+            return Outcome(ERROR, trouble.code, f"{outcome.text}; but {trouble}", NO_LEDGER)
+        return outcome
+
+    def _decide(self, last: "Mailed | None", now: Moment) -> "News | Hold":
+        return mailed.decide(self.event, last, now, self.wanted.remind, self.wanted.severities)
+
+    def _held(self, hold: Hold) -> Outcome:
+        return Outcome(HOLD, hold.code, f"{self.event}: {hold.text}")
+
+    def _mail(self, news: "News", key: mailed.Key) -> "tuple[Outcome, Mailed | None]":
+        """Send it. What to remember is None where nothing was sent."""
+        from sensu_lxc_handlers import mail  # with email and smtplib 60 ms, that a HOLD does without
+
+        wanted, event, now = self.wanted, self.event, moment()
+        since = news.since
+        lasted = duration(max(0.0, now.wall - since.began)) if since else ""
+        subject, body = mail.texts(wanted, event, news.change, lasted)
+        recipients = ", ".join(one.address for one in wanted.to)
+        if self.options.dry_run:
+            way = f"{wanted.server}:{wanted.port}" if wanted.server else wanted.sendmail
+            return Outcome(ACT, "dry-run", f"{event}: would mail '{subject}' to {recipients} by {way}"), None
+        incident, number = mailed.incident_of(event), since.mails + 1 if since else 1
+        # Without a name of the incident, only the time of its first event tells it from the one before.
+        named = incident or (since.first_id if since else event.executed)
+        identity = mail.message_id(wanted, key, named, news.state, number)
+        thread = tuple(one for one in (since.first_id, since.last_id) if one) if since else ()
+        content = mail.compose(wanted, event, subject, body, news.change, identity, thread)
+        try:
+            taken = self._hand_over(content)
+        except mail.Undelivered as error:
+            text = f"{event}: not mailed to {recipients}: {error}"
+            return Outcome(ERROR, error.code, text, REFUSED), None
+        self.notes += taken.refused
+        sent = mailed.Mailed(
+            news.state, incident, event.executed or 0, number, since.began if since else now.wall,
+            (since.first_id if since else "") or identity, identity, now,
+        )  # fmt: skip
+        text = f"{event}: '{subject}' mailed to {recipients} by {taken.by}"
+        return Outcome(ACT, "reminder" if news.reminder else "sent", text), sent
+
+    def _hand_over(self, content: bytes) -> "Taken":
+        from sensu_lxc_handlers import mail
+
+        wanted = self.wanted
+        deadline = self.end - min(_REMEMBER_SECONDS, self.timeout_seconds / 8)
+        if not wanted.server:
+            self.doing = f"waiting for {wanted.sendmail}"
+            return mail.by_sendmail(wanted, content, deadline)
+        now = time.monotonic()
+        try:
+            self.doing = "reading the password"
+            login = mail_settings.credentials(wanted, os.environ, self.notes)
+            if login:
+                self.secrets += mail.secrets_of(login)
+            by = now + (deadline - now) / 2 if wanted.fallback else deadline
+            server = mail.SmtpServer(wanted, login, by, self.without_secrets)
+            self.doing = f"waiting for {wanted.server}"
+            taken = server.send(content)
+            server.close()
+            return taken
+        except (mail.Undelivered, Misconfigured) as error:
+            if not wanted.fallback or not getattr(error, "elsewhere", True):
+                raise
+            self.doing = f"waiting for {wanted.sendmail}"
+            self.notes.append(f"by sendmail, as {error}")
+            return mail.by_sendmail(wanted, content, deadline)
+
+    def _remember(self, memory: "Memory", sent: "Mailed") -> "LedgerUnusable | None":
+        if self.options.dry_run:
+            return None
+        try:
+            memory.remember(sent)
+        except LedgerUnusable as error:
+            return error
+        return None
+
+
+def main() -> None:
+    HandlerMail().main()
+
+
+if __name__ == "__main__":
+    main()
