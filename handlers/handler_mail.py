@@ -10,9 +10,10 @@ import os
 import time
 
 from sensu_lxc_handlers import handler, mail_settings, mailed
+from sensu_lxc_handlers.fleet import Moment
 from sensu_lxc_handlers.ledger import moment
 from sensu_lxc_handlers.outcome import ACT, ERROR, HOLD, NO_LEDGER, REFUSED, LedgerUnusable, Misconfigured, Outcome
-from sensu_lxc_handlers.policy import Hold, Moment, duration
+from sensu_lxc_handlers.policy import Hold, duration
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

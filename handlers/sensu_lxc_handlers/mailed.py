@@ -17,8 +17,9 @@ from collections import namedtuple
 
 from . import event as events
 from .event import Event
+from .fleet import Moment, elapsed
 from .outcome import LedgerUnusable, clean
-from .policy import Hold, Moment, duration, elapsed
+from .policy import Hold, duration
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
