@@ -25,8 +25,7 @@ class CheckContainerState(plugin.ContainerCheck):
 
     Asks LXC's monitors and the kernel's freezer, starts no process and needs root only to list containers that are
     hidden from others. A hung monitor, or processes that run on without one, is CRITICAL whatever is expected. Restarts
-    are counted from run to run of the same command line: what was restarted twice between two runs counts once, and a
-    window of more than an hour needs runs more often than hourly.
+    are counted from run to run of the same command line: what was restarted twice between two runs counts once.
     """
 
     example = """\

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from sensu_lxc.inventory import Container
 
 _SAMPLE_SECONDS = 0.5
+# An average over longer than that hides what happens now, so that a second look is taken instead.
+_OLDEST_SECONDS = 3600.0
 
 
 def add_rate_options(parser: ArgumentParser) -> None:
@@ -47,6 +49,9 @@ def _count(text: str) -> int:
 
 class RateCheck(measuring.MeasuringCheck):
     """Measures how fast counters move: since the previous run, or by a second look where there was none.
+
+    There was none for a rate where it was of another life of the container, more than an hour or less than --sample
+    ago. What else it knows (runs in a row that were over, interfaces) holds for as long as the life and the boot do.
 
     The facts that a subclass observes have life and counters (see history.Past).
     """
@@ -77,7 +82,8 @@ class RateCheck(measuring.MeasuringCheck):
     def look(self, container: Container) -> Iterable[Finding]:
         facts, now = self.observed(container), monotonic()
         past = self.history.before(container.directory)
-        if past is None or past.life != facts.life or now - past.at < self.options.sample:
+        is_near = past is not None and self.options.sample <= now - past.at <= _OLDEST_SECONDS
+        if past is None or past.life != facts.life or not is_near:
             self._first.append((container, now, facts))
             return ()
         return self._told(container, past, facts, now)

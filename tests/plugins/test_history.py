@@ -60,27 +60,43 @@ def test_what_was_kept_is_there_in_the_next_run(tree: Tree, folder: str) -> None
     assert of(tree, folder).before("/c/other") is None
 
 
-def test_one_that_was_not_seen_this_time_is_not_forgotten(tree: Tree, folder: str) -> None:
+def test_one_that_is_not_seen_is_forgotten_after_a_week(tree: Tree, folder: str) -> None:
     remember(tree, folder)
-    Clock.now += 60
-    one = of(tree, folder)
-    one.keep("/c/db", PAST._replace(at=Clock.now))
-    one.save()
-    Clock.now += 60
+    for seconds, is_known in ((60, True), (86400, True), (6 * 86400, False)):
+        Clock.now += seconds
+        one = of(tree, folder)
+        one.keep("/c/db", PAST._replace(at=Clock.now))
+        one.save()
+        found = of(tree, folder).before("/c/web")
+        assert found == (PAST._replace(at=10000.0) if is_known else None)
+
+
+def test_one_that_is_seen_is_known_however_rarely_anybody_looks(tree: Tree, folder: str) -> None:
+    remember(tree, folder)
+    Clock.now += 30 * 86400
     assert of(tree, folder).before("/c/web") == PAST._replace(at=10000.0)
-    Clock.now += 3500
+
+
+def test_whether_there_was_a_run_before(tree: Tree, folder: str) -> None:
     one = of(tree, folder)
-    one.keep("/c/db", PAST._replace(at=Clock.now))
+    assert one.is_first
     one.save()
-    assert "/c/web" not in Path(folder, one._name).read_text()
+    assert not of(tree, folder).is_first
+    tree.write(BOOT, "ffffffff-1b2c-4d3e-8f90-123456789abc\n")
+    assert not of(tree, folder).is_first, "what it saw is of no use, but all that lives now began since"
+    (file,) = Path(folder).iterdir()
+    file.write_text("nonsense")
+    assert of(tree, folder).is_first
 
 
-def test_a_run_of_more_than_an_hour_ago_is_ignored(tree: Tree, folder: str) -> None:
+def test_one_that_could_not_be_looked_at(tree: Tree, folder: str) -> None:
     remember(tree, folder)
-    Clock.now += 3600
-    assert of(tree, folder).before("/c/web") is not None
-    Clock.now += 1
-    assert of(tree, folder).before("/c/web") is None
+    one = of(tree, folder)
+    for name in ("/c/web", "/c/db"):
+        one.miss(name)
+    one.save()
+    found = [of(tree, folder).before(name) for name in ("/c/web", "/c/db")]
+    assert [one and one.was_seen for one in found] == [True, False]
 
 
 def test_a_run_of_the_future_is_ignored(tree: Tree, folder: str) -> None:
