@@ -13,7 +13,7 @@ from sensu_lxc.options import Misuse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from sensu_lxc.accounting import OomKills
     from sensu_lxc.cgroups import Memory
@@ -124,10 +124,10 @@ A threshold is N (alerts at N and above: 943718400, 900M, 1.5GiB, 80% of the lim
         # One that was started since then counts from its start.
         return kills.kills if before.life != kills.life else kills.since(before.counters)
 
-    def remember(self) -> Iterator[Finding]:
+    def remember(self, untold: Collection[str] = ()) -> Iterator[Finding]:
         if self.counts_kills:
             try:
-                self.history.save()
+                self.history.save(untold)
             except CannotObserve as problem:
                 yield Finding(State.UNKNOWN, "", f"OOM kills can't be told from run to run: {problem}")
 

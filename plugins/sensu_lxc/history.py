@@ -16,7 +16,7 @@ from sensu_lxc.errors import CannotObserve
 
 TYPE_CHECKING = False  # importing typing for it would cost a check 3 ms
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
     from typing import Any
 
     from sensu_lxc.host import Host
@@ -80,8 +80,16 @@ class History:
         if ascii(directory) not in self._before:
             self.keep(directory, Past(_UNSEEN, monotonic(), {}, (0, 0)))
 
-    def save(self) -> None:
-        """Write what was kept, and what was not seen this time. Raises CannotObserve where that can't be."""
+    def save(self, untold: Collection[str] = ()) -> None:
+        """Write what was kept, and what was not seen this time. Raises CannotObserve where that can't be.
+
+        untold: LXCPATH/NAME of those whose results nobody took. For them this run is as if it had not been, so that the
+        next one tells what happened since the last that was told; but where that had nothing to compare with, no more
+        is known of earlier.
+        """
+        for key in map(ascii, untold):
+            if not self.is_first and (key not in self._before or self._before[key].was_seen):
+                self._now.pop(key, None)
         lines = [f"{_HEADING}\t{ascii(self._boot)}"]
         oldest = monotonic() - _FORGOTTEN_SECONDS
         earlier = {key: past for key, past in self._before.items() if past.at >= oldest}

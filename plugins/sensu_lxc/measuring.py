@@ -69,7 +69,6 @@ class MeasuringCheck(plugin.ContainerCheck):
         yield from self.finish()
         if self.stopped:
             yield from self._not_running(found.running)
-        yield from self.remember()
         for sentence in found.unseen:
             self.note(sentence)
 
@@ -81,7 +80,6 @@ class MeasuringCheck(plugin.ContainerCheck):
         self.prepare()
         yield from self.each([container], self.look)
         yield from self.finish()
-        yield from self.remember()
         for sentence in tree.notes:
             self.note(sentence)
 
@@ -91,10 +89,6 @@ class MeasuringCheck(plugin.ContainerCheck):
 
     def finish(self) -> Iterable[Finding]:
         """What is left to find once all containers were looked at."""
-        return ()
-
-    def remember(self) -> Iterable[Finding]:
-        """Leave for the next run what it is to know, once all was looked at: a run that is cut short tells nothing."""
         return ()
 
     def each(

@@ -20,10 +20,11 @@ from sensu_lxc.render import report, text
 TYPE_CHECKING = False  # importing typing for it would cost a check 3 ms
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from typing import Any, NoReturn
 
     from sensu_lxc.inventory import Inventory
+    from sensu_lxc.sweep import Reported
 
 
 def _say(words: str, descriptor: int = 1) -> bool:
@@ -255,6 +256,8 @@ class ContainerCheck(Check):
         )
         if self.may_be_per_container:
             add_agent_options(self.parser, self.per_container)
+        else:
+            self.parser.set_defaults(per_container=False)
         super().setup()
 
     def validate(self) -> None:
@@ -269,6 +272,7 @@ class ContainerCheck(Check):
             if not path.startswith("/"):
                 raise Misuse(f"--lxcpath {path!r} is not absolute; write for example -P /var/lib/lxc")
         self.found: Inventory | None = None
+        self.reported: Mapping[str, Reported] = {}
         if not self.may_be_per_container:
             return
         folder = self.options.state_dir
@@ -288,16 +292,34 @@ class ContainerCheck(Check):
         from sensu_lxc import inventory
 
         options = self.options
-        self.found = inventory.take(self.host, options.name, options.exclude, options.lxcpath)
+
+        def take() -> Inventory:
+            return inventory.take(self.host, options.name, options.exclude, options.lxcpath)
+
+        if self.reported:
+            from sensu_lxc import sweep
+
+            self.found = sweep.with_orphans(self.host, take, self.reported, self.reporting.prefix)
+        else:
+            self.found = take()
         return self.found
+
+    def remember(self, untold: Collection[str] = ()) -> Iterable[Finding]:
+        """Leave for the next run what it is to know, once all was looked at: a run that is cut short tells nothing.
+
+        untold: LXCPATH/NAME of those whose results nobody took.
+        """
+        return ()
 
     def outcome(self) -> Iterable[Finding]:
         """With --per-container what became of the sweep; each container's findings are a result of its own."""
-        if not (self.may_be_per_container and self.options.per_container):
-            return self.findings()
-        from sensu_lxc import sweep
+        if self.options.per_container:
+            from sensu_lxc import sweep
 
-        return sweep.sweep(self)
+            yield from sweep.sweep(self)
+        else:
+            yield from self.findings()
+            yield from self.remember()
 
 
 def told_apart(arguments: Sequence[str]) -> list[str]:

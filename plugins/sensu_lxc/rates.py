@@ -15,7 +15,7 @@ from sensu_lxc.state_dir import default_folder
 TYPE_CHECKING = False  # importing typing for it would cost a check 3 ms
 if TYPE_CHECKING:
     from argparse import ArgumentParser
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
     from typing import Any
 
     from sensu_lxc.inventory import Container
@@ -105,9 +105,9 @@ class RateCheck(measuring.MeasuringCheck):
 
             yield from self.each([container for container, _, _ in self._first], look_again)
 
-    def remember(self) -> Iterator[Finding]:
+    def remember(self, untold: Collection[str] = ()) -> Iterator[Finding]:
         try:
-            self.history.save()
+            self.history.save(untold)
         except CannotObserve as problem:
             if self.options.count > 1:
                 yield Finding(State.UNKNOWN, "", f"runs in a row can't be counted: {problem}")

@@ -131,7 +131,7 @@ class Site:
         self.now += after
         state = str(self.tree.root.parent / "state")
         check = CheckContainerNetwork(["--root", str(self.tree.root), "--state-dir", state, *arguments])
-        return Found(list(check.findings()), check.notes)
+        return Found(list(check.outcome()), check.notes)
 
     def _sleep(self, seconds: float) -> None:
         self.now += seconds
