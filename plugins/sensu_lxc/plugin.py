@@ -255,9 +255,20 @@ class ContainerCheck(Check):
             help="where the containers are; may be repeated; default: where LXC, LXD and Incus of this host keep them",
         )
         if self.may_be_per_container:
+            if not self.per_container:
+                add(
+                    "--peek", action="store_true",
+                    help="for a look by hand: compare with the previous run, but leave nothing for the next one, and "
+                    "hand nothing to Sensu",
+                )  # fmt: skip
+            add(
+                "--state-dir", metavar="DIR",
+                help="where to remember this run for the next (default: /run/sensu-lxc for root, else "
+                "/tmp/sensu-lxc-UID)",
+            )  # fmt: skip
             add_agent_options(self.parser, self.per_container)
         else:
-            self.parser.set_defaults(per_container=False)
+            self.parser.set_defaults(per_container=False, peek=False)
         super().setup()
 
     def validate(self) -> None:
@@ -312,8 +323,13 @@ class ContainerCheck(Check):
         return ()
 
     def outcome(self) -> Iterable[Finding]:
-        """With --per-container what became of the sweep; each container's findings are a result of its own."""
-        if self.options.per_container:
+        """With --per-container what became of the sweep; each container's findings are a result of its own.
+
+        With --peek there is no sweep: it shows what would be told, and this is the only place that leaves anything.
+        """
+        if self.options.peek:
+            yield from self.findings()
+        elif self.options.per_container:
             from sensu_lxc import sweep
 
             yield from sweep.sweep(self)
@@ -323,7 +339,7 @@ class ContainerCheck(Check):
 
 
 def told_apart(arguments: Sequence[str]) -> list[str]:
-    """What makes another command line of it, for which another previous run counts: all but -v and --timeout.
+    """What makes another command line of it, for which another previous run counts: all but -v, --peek and --timeout.
 
     Who repeats an alerting line with -v is to see the alert.
     """
@@ -331,7 +347,7 @@ def told_apart(arguments: Sequence[str]) -> list[str]:
     for word in words:
         if word == "--timeout":
             next(words, None)
-        elif word not in ("-v", "--verbose") and not word.startswith("--timeout="):
+        elif word not in ("-v", "--verbose", "--peek") and not word.startswith("--timeout="):
             kept.append(word)
     return kept
 
@@ -355,8 +371,6 @@ def add_agent_options(parser: ArgumentParser, always: bool = False) -> None:
     add("--check-name", metavar="NAME", help="of the results (default: this script's, without .py)")
     add("--entity-prefix", metavar="WORD", help="before each container's name: web1 may be on two hosts")
     add("--handlers", metavar="NAMES", help="handlers of the results, a comma list")
-    if "--state-dir" not in parser._option_string_actions:  # a check of rates has it already
-        parser.add_argument("--state-dir", metavar="DIR", help="where to remember this run for the next")
 
 
 def add_levels(parser: ArgumentParser, what: str) -> None:

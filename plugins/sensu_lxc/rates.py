@@ -10,7 +10,6 @@ from sensu_lxc.findings import Finding, State
 from sensu_lxc.history import History, Past, differences
 from sensu_lxc.levels import duration
 from sensu_lxc.options import Misuse
-from sensu_lxc.state_dir import default_folder
 
 TYPE_CHECKING = False  # importing typing for it would cost a check 3 ms
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ _OLDEST_SECONDS = 3600.0
 
 
 def add_rate_options(parser: ArgumentParser) -> None:
-    """--sample, --count and --state-dir, in the words that all checks of rates share."""
+    """--sample and --count, in the words that all checks of rates share."""
     add = parser.add_argument
     add(
         "--sample", metavar="TIME", type=duration,
@@ -36,7 +35,6 @@ def add_rate_options(parser: ArgumentParser) -> None:
         "--count", metavar="N", type=_count, default=1,
         help="alert only when N runs in a row were over (default: 1)",
     )  # fmt: skip
-    add("--state-dir", metavar="DIR", help=f"where to remember this run for the next (default: {default_folder()})")
 
 
 def _count(text: str) -> int:

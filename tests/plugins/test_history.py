@@ -17,6 +17,7 @@ from sensu_lxc.history import History, Past, differences
 from sensu_lxc.host import Host
 from sensu_lxc.state_dir import own_folder
 
+from tests.plugins.running import run
 from tests.plugins.trees import Tree
 
 PAST = Past(77, 0.0, {"": (1, 2)}, (3, 1))
@@ -322,3 +323,43 @@ class TestDifferences:
 
     def test_of_an_item(self) -> None:
         assert differences({"eth0": (1,), "": (9,)}, {"eth0": (3,), "": (9,)}, "eth0") == (2,)
+
+
+class TestPeek:
+    """--peek, in every check that remembers anything."""
+
+    LINES = [
+        ("check_container_cpu.py", "--count", "2"),
+        ("check_container_io.py",),
+        ("check_container_network.py",),
+        ("check_container_pressure.py",),
+        ("check_container_memory.py", "--oom-kills-critical", "1"),
+        ("check_container_state.py", "--restarts-critical", "1/1h"),
+    ]  # fmt: skip
+
+    @pytest.mark.parametrize("line", LINES, ids=lambda line: line[0])
+    def test_it_leaves_nothing_behind(self, tree: Tree, tmp_path: Path, line: tuple[str, ...]) -> None:
+        web = tree.container("web")
+        tree.write(f"/proc/{web.init}/net/dev", "Inter-|\n face |bytes\n  eth0: 1 1 0 0 0 0 0 0 1 1 0 0 0 0 0 0\n")
+        tree.write(f"/proc/{web.init}/stat", f"{web.init} (init) S {'1 ' * 18}500 0 0\n")
+        folder = tmp_path / "state"
+        arguments = (*line, "--state-dir", str(folder))
+        run(arguments[0], tree, *arguments[1:], "--peek").well_formed()
+        assert not folder.exists()
+        run(arguments[0], tree, *arguments[1:])
+        (file,) = folder.iterdir()
+        before = file.read_bytes()
+        for more in ((), ("--per-container", "--agent", "http://127.0.0.1:1")):
+            done = run(arguments[0], tree, *arguments[1:], "--peek", *more).well_formed()
+            assert done.first.partition(": ")[2].startswith("web: "), done.first
+            assert [one.read_bytes() for one in folder.iterdir()] == [before]
+
+    def test_it_compares_with_the_previous_run(self, tree: Tree, tmp_path: Path) -> None:
+        web = tree.container("web")
+        arguments = ("--oom-kills-critical", "1", "--state-dir", str(tmp_path / "state"))
+        run("check_container_memory.py", tree, *arguments)
+        web.write("memory.events", "oom_kill 2\n")
+        for more, kills in ((["--peek"], 2), (["--peek", "-v"], 2), ([], 2), (["--peek"], 0)):
+            done = run("check_container_memory.py", tree, *arguments, *more).well_formed()
+            assert done.perfdata["web_oom_kills"]["value"] == str(kills)
+            assert done.status == (2 if kills else 0)
