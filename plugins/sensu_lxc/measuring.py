@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sensu_lxc.inventory import Container
 
 REBOOT_SECONDS = 0.1
+_NAMED = 3
 
 
 class MeasuringCheck(plugin.ContainerCheck):
@@ -95,6 +96,7 @@ class MeasuringCheck(plugin.ContainerCheck):
         self, containers: Iterable[Container], look: Callable[[Container], Iterable[Finding]]
     ) -> Iterator[Finding]:
         """look at each. One that can't be observed costs the others nothing; one that stopped meanwhile is told so."""
+        unseen: dict[str, list[str]] = {}
         for container in containers:
             try:
                 yield from look(container)
@@ -103,7 +105,18 @@ class MeasuringCheck(plugin.ContainerCheck):
                 if missed and not inventory.has_monitor_now(self.host, container):
                     self.stopped.append(container)
                 else:
-                    yield Finding(State.UNKNOWN, container.label, str(problem))
+                    unseen.setdefault(str(problem), []).append(container.label)
+        for sentence, labels in unseen.items():
+            yield from self._told_once(sentence, labels)
+
+    def _told_once(self, sentence: str, labels: list[str]) -> Iterator[Finding]:
+        """What is wrong with the kernel is wrong with each container of the host, and is read once."""
+        if len(labels) == 1 or self.options.verbose or self.options.per_container:
+            yield from (Finding(State.UNKNOWN, label, sentence) for label in labels)
+            return
+        labels.sort()
+        names = ", ".join(labels[:_NAMED]) + (f" and {len(labels) - _NAMED} more" if len(labels) > _NAMED else "")
+        yield Finding(State.UNKNOWN, "", f"each of {len(labels)} containers ({names}): {sentence}", urgency=1.0)
 
     def observed(self, container: Container) -> Any:
         """observe(), looking again where the cgroup is being made anew, as at a reboot."""

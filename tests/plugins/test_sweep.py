@@ -280,6 +280,15 @@ class TestOomKillsThatNobodyTook:
             assert {name: one["status"] for name, one in told(there).items()} == {"web1": 2, "web2": 0}
 
 
+def test_what_is_wrong_with_all_is_told_of_each(tmp_path: Path, go: Go) -> None:
+    tree = Tree(tmp_path, "v1")
+    for name in ("web", "db"):
+        tree.container(name)
+    Sweep(tree, go.url, tmp_path)(script="check_container_io.py")
+    for name, result in told(go).items():
+        assert result["output"].startswith(f"CheckContainerIo UNKNOWN: {name}: the kernel counts no I/O of it: on")
+
+
 def test_many_go_by_several_connections(sweep: Sweep, go: Go) -> None:
     for number in range(100):
         sweep.tree.container(f"web{number}")
