@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from sensu_lxc.cgroups import Memory
     from sensu_lxc.history import Past
     from sensu_lxc.inventory import Container
-    from sensu_lxc.levels import Threshold
     from sensu_lxc.sources.meminfo import HostMemory
 
 METRICS = {
@@ -160,7 +159,7 @@ def judge(
             words += ", of a limit of 0"
         else:
             words += ", no limit set" + (", so no percentage of it" if levels.use_percent else "")
-        return words if threshold is None else f"{words} ({state.name.lower()} at {spelt(threshold)})"
+        return words if threshold is None else f"{words} ({state.name.lower()} at {threshold.spelt('bytes')})"
 
     return Finding(state, label, said, (measure,), value / whole if whole else value / 2**63)
 
@@ -174,14 +173,6 @@ def judge_kills(label: str, kills: int | None, levels: Levels) -> Finding:
     if threshold is not None:
         words += f" ({state.name.lower()} at {threshold.text})"
     return Finding(state, label, words, (levels.measure("oom_kills", kills),), kills or -1.0)
-
-
-def spelt(threshold: Threshold) -> str:
-    """The threshold as it was given, with its unit where that went without saying: a forgotten % shows there."""
-    text: str = threshold.text
-    if not text.isdigit():
-        return text
-    return f"{text} bytes; {text}% would be of the limit" if int(text) <= 100 else f"{text} bytes"
 
 
 def main() -> None:

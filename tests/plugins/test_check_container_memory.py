@@ -107,6 +107,12 @@ class TestJudge:
         finding = judge("web", memory, HostMemory(2 * GIB, host_swap), levels("80%", "90%"), "swap")
         assert finding.state.name == expected, str(finding)
 
+    @pytest.mark.parametrize("metric", ["used", "swap"])
+    def test_a_forgotten_percent_sign_shows(self, metric: str) -> None:
+        memory = memory_of(swap_bytes=MIB, swap_limit_bytes=MIB)
+        finding = judge("web", memory, HOST, levels("80", None), metric)
+        assert str(finding).endswith("(warning at 80 bytes; 80% would be of the limit)")
+
     def test_swap_that_is_not_counted(self) -> None:
         with pytest.raises(CannotObserve, match="swapaccount=1"):
             judge("web", memory_of(swap_bytes=None), HOST, levels("80%", None), "swap")
