@@ -36,7 +36,8 @@ class CheckContainerMemory(measuring.MeasuringCheck):
     """Alert when a container nears its memory limit, or uses more than it should.
 
     Reads the memory cgroup of running containers (v1, hybrid and v2); needs no root. Without -w and -c: -w 80% -c 90%.
-    OOM kills are those since the previous run of the same command line.
+    OOM kills are those since the previous run of the same command line; on v1 but for those in a cgroup inside the
+    container that was removed since, which the kernel's log alone tells.
     """
 
     example = """\
