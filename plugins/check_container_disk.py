@@ -99,7 +99,7 @@ def judge(label: str, seen: Disk, levels: Levels, inodes: Levels, others: int = 
     measures = [levels.measure(f"disk{place}", seen.used_bytes, "B", seen.whole_bytes)]
     words = f"{render.size(seen.used_bytes)} used, {percent:.1f}% of {render.size(seen.whole_bytes)}"
     if threshold is not None:
-        words += f" ({state.name.lower()} at {threshold.text})"
+        words += f" ({state.name.lower()} at {threshold.spelt('bytes', 'the disk')})"
     whole = seen.whole_inodes
     if whole is not None:
         grade, threshold = inodes.judge(seen.used_inodes, whole)
@@ -107,7 +107,7 @@ def judge(label: str, seen: Disk, levels: Levels, inodes: Levels, others: int = 
         measures.append(inodes.measure(f"inodes{place}", seen.used_inodes, "", whole))
         words += f", {share:.1f}% of {whole} inodes"
         if threshold is not None:
-            words += f" ({grade.name.lower()} at {threshold.text})"
+            words += f" ({grade.name.lower()} at {threshold.spelt('inodes', 'all')})"
         state, percent = max(state, grade), max(percent, share)
     if place:
         words = f"{seen.path}: {words}"

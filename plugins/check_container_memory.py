@@ -6,20 +6,19 @@ from __future__ import annotations
 from collections import namedtuple
 
 from sensu_lxc import measuring, plugin, render
-from sensu_lxc.errors import CannotObserve
+from sensu_lxc.errors import CannotObserve, NotThere
 from sensu_lxc.findings import Finding, State
 from sensu_lxc.levels import NOTHING, Levels, threshold
 from sensu_lxc.options import Misuse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from sensu_lxc.accounting import OomKills
     from sensu_lxc.cgroups import Memory
     from sensu_lxc.history import Past
     from sensu_lxc.inventory import Container
-    from sensu_lxc.levels import Threshold
     from sensu_lxc.sources.meminfo import HostMemory
 
 METRICS = {
@@ -37,7 +36,8 @@ class CheckContainerMemory(measuring.MeasuringCheck):
     """Alert when a container nears its memory limit, or uses more than it should.
 
     Reads the memory cgroup of running containers (v1, hybrid and v2); needs no root. Without -w and -c: -w 80% -c 90%.
-    OOM kills are those since the previous run of the same command line, which has to be less than an hour ago.
+    OOM kills are those since the previous run of the same command line; on v1 but for those in a cgroup inside the
+    container that was removed since, which the kernel's log alone tells.
     """
 
     example = """\
@@ -101,24 +101,33 @@ A threshold is N (alerts at N and above: 943718400, 900M, 1.5GiB, 80% of the lim
         if self.swap_levels != NOTHING:
             yield judge(label, facts.memory, self.host_memory, self.swap_levels, "swap", by_host)
         if facts.kills is not None:
-            yield judge_kills(label, self._kills_since(container, facts), self.kill_levels)
+            yield judge_kills(label, self._kills_since(container, facts.kills), self.kill_levels)
 
-    def _kills_since(self, container: Container, facts: Facts) -> int | None:
-        """Since the previous run; None where there was none, or it was too long ago."""
+    def look(self, container: Container) -> Iterator[Finding]:
+        try:
+            yield from super().look(container)
+        except CannotObserve as problem:
+            if self.counts_kills and not isinstance(problem, NotThere):  # else it ended, and what follows is new
+                self.history.miss(container.directory)
+            raise
+
+    def _kills_since(self, container: Container, kills: OomKills) -> int | None:
+        """Since the previous run; None where there was none, or it could not tell."""
         from sensu_lxc.history import Past
 
         before: Past | None = self.history.before(container.directory)
-        self.history.keep(container.directory, Past.now(facts.kills))
+        self.history.keep(container.directory, Past.now(kills))
         if before is None:
+            return None if self.history.is_first else kills.kills
+        if not before.was_seen:
             return None
-        kills: OomKills = facts.kills
-        # A restarted one counts from there.
+        # One that was started since then counts from its start.
         return kills.kills if before.life != kills.life else kills.since(before.counters)
 
-    def remember(self) -> Iterator[Finding]:
+    def remember(self, untold: Collection[str] = ()) -> Iterator[Finding]:
         if self.counts_kills:
             try:
-                self.history.save()
+                self.history.save(untold)
             except CannotObserve as problem:
                 yield Finding(State.UNKNOWN, "", f"OOM kills can't be told from run to run: {problem}")
 
@@ -151,7 +160,7 @@ def judge(
             words += ", of a limit of 0"
         else:
             words += ", no limit set" + (", so no percentage of it" if levels.use_percent else "")
-        return words if threshold is None else f"{words} ({state.name.lower()} at {spelt(threshold)})"
+        return words if threshold is None else f"{words} ({state.name.lower()} at {threshold.spelt('bytes')})"
 
     return Finding(state, label, said, (measure,), value / whole if whole else value / 2**63)
 
@@ -165,14 +174,6 @@ def judge_kills(label: str, kills: int | None, levels: Levels) -> Finding:
     if threshold is not None:
         words += f" ({state.name.lower()} at {threshold.text})"
     return Finding(state, label, words, (levels.measure("oom_kills", kills),), kills or -1.0)
-
-
-def spelt(threshold: Threshold) -> str:
-    """The threshold as it was given, with its unit where that went without saying: a forgotten % shows there."""
-    text: str = threshold.text
-    if not text.isdigit():
-        return text
-    return f"{text} bytes; {text}% would be of the limit" if int(text) <= 100 else f"{text} bytes"
 
 
 def main() -> None:

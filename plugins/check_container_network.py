@@ -44,8 +44,8 @@ class CheckContainerNetwork(rates.RateCheck):
 -w and -c are bytes per second: N (alerts at N and above: 1000000, 10M, 1.5MiB) or a Nagios range (1k: alerts below
 1 KiB/s, ~:0 above nothing). Each way is judged by itself.
 A link is gone (CRITICAL) when an interface that --interface names is not there, or one that an earlier run saw in this
-life of the container (where runs are at most an hour apart); but veth*, vnet*, tap* and cali* come and go with what
-runs inside, and are only missed when named. It stays CRITICAL until the link is back or the container restarts. Where
+life of the container; but veth*, vnet*, tap* and cali* come and go with what runs inside, and are only missed when
+named. It stays CRITICAL until the link is back or the container restarts. Where
 it is gone for good, name the others with --interface, or remove the check's file in --state-dir.
 """
     measured = "traffic"

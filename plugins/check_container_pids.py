@@ -77,16 +77,9 @@ def judge(
         else:
             share = f"{pids.tasks / whole:.1%} of " if whole else "of a limit of "
             words += f", {share}{plain(whole)}{'' if whole == pids.limit else ' of the host'}"
-        return words if threshold is None else f"{words} ({state.name.lower()} at {spelt(threshold.text)})"
+        return words if threshold is None else f"{words} ({state.name.lower()} at {threshold.spelt('tasks')})"
 
     return Finding(state, label, said, (measure,), pids.tasks / whole if whole else pids.tasks / 2**63)
-
-
-def spelt(text: str) -> str:
-    """A threshold as it was given, with its unit where that went without saying: a forgotten % shows there."""
-    return (
-        f"{text} tasks" + (f"; {text}% would be of the limit" if int(text) <= 100 else "") if text.isdigit() else text
-    )
 
 
 def main() -> None:

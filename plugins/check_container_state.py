@@ -11,7 +11,7 @@ from sensu_lxc.levels import duration
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from sensu_lxc.lives import Often
 
@@ -25,8 +25,7 @@ class CheckContainerState(plugin.ContainerCheck):
 
     Asks LXC's monitors and the kernel's freezer, starts no process and needs root only to list containers that are
     hidden from others. A hung monitor, or processes that run on without one, is CRITICAL whatever is expected. Restarts
-    are counted from run to run of the same command line: what was restarted twice between two runs counts once, and a
-    window of more than an hour needs runs more often than hourly.
+    are counted from run to run of the same command line: what was restarted twice between two runs counts once.
     """
 
     example = """\
@@ -99,7 +98,7 @@ class CheckContainerState(plugin.ContainerCheck):
         if self.tells_lives:
             from sensu_lxc.lives import Lives
 
-            told = Lives(self.host, self.options, self.arguments)
+            self.lives = told = Lives(self.host, self.options, self.arguments)
         for container in containers:
             state = seen[container.directory]
             if isinstance(state, CannotObserve):
@@ -110,8 +109,6 @@ class CheckContainerState(plugin.ContainerCheck):
             if told is not None:
                 lives_on = not isinstance(state, CannotObserve) and state.name not in HAVE_NO_LIFE
                 yield from told.findings(tree, container, lives_on)
-        if told is not None:
-            yield from told.finish()
         if not (self.options.name or self.options.lxcpath):
             yield from self._strays(tree, found)
         self.measures = [Measure(name.lower(), count, minimum=0) for name, count in counts.items()]
@@ -139,6 +136,10 @@ class CheckContainerState(plugin.ContainerCheck):
             return
         for name, place in there:
             yield stray(name, place)
+
+    def remember(self, untold: Collection[str] = ()) -> Iterable[Finding]:
+        """A restart that nobody took is told again anyway, for as long as it lies in the window."""
+        return self.lives.remember() if self.tells_lives else ()
 
 
 def _often(text: str) -> Often:

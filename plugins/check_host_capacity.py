@@ -159,7 +159,7 @@ def judge_disk(path: str, space: Space, levels: Levels, inodes: Levels, place: s
         return found
     used, whole = space.used_inodes, space.used_inodes + space.available_inodes
     free = Measure(f"host_inodes_free{place}", space.available_inodes, minimum=0)
-    other = _judged(f"{used} of {whole} inodes", f"host_inodes_used{place}", "", used, whole, inodes, free)
+    other = _judged(f"{used} of {whole} inodes", f"host_inodes_used{place}", "", used, whole, inodes, free, of="inodes")
     return found._replace(
         state=max(found.state, other.state),
         text=f"{found.words}, {other.words}",
@@ -169,12 +169,15 @@ def judge_disk(path: str, space: Space, levels: Levels, inodes: Levels, place: s
 
 
 def _judged(
-    words: str, label: str, unit: str, value: float, whole: float | None, levels: Levels, *more: Measure
+    words: str, label: str, unit: str, value: float, whole: float | None, levels: Levels, *more: Measure, of: str = ""
 ) -> Finding:
+    """of: what is counted where a small number of it makes no sense, and a % was forgotten; bytes without saying."""
     state, threshold = levels.judge(value, whole)
     measure = levels.measure(label, value, unit, whole)
     if threshold is not None:
-        words += f" ({state.name.lower()} at {threshold.text})"
+        counted = "bytes" if unit == "B" else of
+        spelt = threshold.spelt(counted, "all") if counted else threshold.text
+        words += f" ({state.name.lower()} at {spelt})"
     return Finding(state, "", words, (measure, *more), 100 * value / whole if whole else 0.0)
 
 

@@ -100,6 +100,7 @@ class Watch:
         self._outbox = Outbox(self._how.agent)
         self._memory = sweep.Memory(self._host, options.options.state_dir, [CHECK, *options.arguments])
         self._known = dict(self._memory.before)
+        options.reported = self._known
         self._parting: set[str] = set()
         self._lock = threading.Lock()  # of what follows
         self._told: dict[str, tuple[State, str]] = {}  # by entity

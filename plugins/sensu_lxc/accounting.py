@@ -50,10 +50,10 @@ class Cpu(namedtuple("Cpu", "life used_ns periods throttled_periods throttled_ns
         return {"": (self.used_ns, self.periods, self.throttled_periods, self.throttled_ns)}
 
 
-class Pids(namedtuple("Pids", "life tasks limit")):
+class Pids(namedtuple("Pids", "tasks limit")):
     """A container's tasks, that is processes and their threads.
 
-    life: see Cgroups.life; tasks: how many there are; limit: the least of its own and those above it, None for none.
+    tasks: how many there are; limit: the least of its own and those above it, None for none.
     """
 
     __slots__ = ()
@@ -115,6 +115,23 @@ def cpu(host: Host, tree: Cgroups, container: Container, surely: bool = False) -
     quotas = directory = tree.directory(container, shares, surely)
     if accounts.point != shares.point:
         directory = tree.directory(container, accounts, surely)
+
+    def read() -> tuple[int, int, int, int]:
+        return _cpu_counters(host, shares, quotas, accounts, directory)
+
+    life, counters = tree.in_one_life(
+        directory, read if directory == quotas else lambda: tree.in_one_life(quotas, read)[1]
+    )
+    quota = tree.least(quotas, shares, "cpu quota", lambda place: _quota(host, place, shares))
+    cores = float(min(_cpuset(host, tree, container, surely), _online(host, tree)))
+    allowed = cores if quota is None else min(quota, cores)
+    return Cpu(life, *counters, allowed, quota)
+
+
+def _cpu_counters(
+    host: Host, shares: Hierarchy, quotas: str, accounts: Hierarchy, directory: str
+) -> tuple[int, int, int, int]:
+    """The first four numbers of Cpu, the periods in one directory and the time in another where v1 has them apart."""
     path = f"{quotas}/cpu.stat"
     try:
         stat = host.value(path)
@@ -136,10 +153,7 @@ def cpu(host: Host, tree: Cgroups, container: Container, surely: bool = False) -
         if used_us is None:
             raise CannotObserve(f"{path} lacks usage_usec")
         used_ns = used_us * 1000
-    quota = tree.least(quotas, shares, "cpu quota", lambda place: _quota(host, place, shares))
-    cores = float(min(_cpuset(host, tree, container, surely), _online(host, tree)))
-    allowed = cores if quota is None else min(quota, cores)
-    return Cpu(tree.life(directory), used_ns, periods or 0, throttled or 0, waited_ns, allowed, quota)
+    return used_ns, periods or 0, throttled or 0, waited_ns
 
 
 def pids(host: Host, tree: Cgroups, container: Container, surely: bool = False) -> Pids:
@@ -152,7 +166,7 @@ def pids(host: Host, tree: Cgroups, container: Container, surely: bool = False) 
         path = f"{place}/pids.max"
         return cgroup.limit(host.value(path), path)
 
-    return Pids(tree.life(directory), tasks, tree.least(directory, hierarchy, "pids.max", limit))
+    return Pids(tasks, tree.least(directory, hierarchy, "pids.max", limit))
 
 
 def io(host: Host, tree: Cgroups, container: Container, surely: bool = False) -> Io:
@@ -163,13 +177,16 @@ def io(host: Host, tree: Cgroups, container: Container, surely: bool = False) ->
     """
     hierarchy = _needed(tree, "blkio", "block I/O")
     directory = tree.directory(container, hierarchy, surely)
-    if hierarchy.version == 1:
-        found = _io_v1(host, tree, directory, hierarchy)
-    else:
-        found = io_files.stat(*_counted(host, directory, "io.stat", "the io controller is not enabled there"))
+
+    def read() -> dict[str, tuple[int, int, int, int]]:
+        if hierarchy.version == 1:
+            return _io_v1(host, tree, directory, hierarchy)
+        return io_files.stat(*_counted(host, directory, "io.stat", "the io controller is not enabled there"))
+
+    life, found = tree.in_one_life(directory, read)
     stacked = _stacked(host, found) if len(found) > 1 else set()
     return Io(
-        tree.life(directory),
+        life,
         {device: counts for device, counts in found.items() if device not in stacked},
         {device: counts for device, counts in found.items() if device in stacked},
         hierarchy.version == 1,
@@ -184,6 +201,11 @@ def pressure(host: Host, tree: Cgroups, container: Container, resource: str, sur
     directory = tree.directory(container, hierarchy, surely)
     if directory == hierarchy.point:
         raise NotCounted("it has no v2 cgroup of its own, where the kernel tells pressure")
+    life, waited_us = tree.in_one_life(directory, lambda: _pressure(host, directory, resource))
+    return Pressure(life, *waited_us)
+
+
+def _pressure(host: Host, directory: str, resource: str) -> tuple[int, int | None]:
     advice = "the kernel tells no pressure there; boot with psi=1, and cgroup.pressure must be 1"
     try:
         raw, path = _counted(host, directory, f"{resource}.pressure", advice)
@@ -194,38 +216,42 @@ def pressure(host: Host, tree: Cgroups, container: Container, resource: str, sur
     some_us, full_us = pressure_files.totals(raw, path)
     if full_us is None and resource != "cpu":
         raise CannotObserve(f"{path} is cut off: it lacks the line that begins with full")
-    return Pressure(tree.life(directory), some_us, full_us)
+    return some_us, full_us
 
 
 def oom_kills(host: Host, tree: Cgroups, container: Container, surely: bool = False) -> OomKills:
     """How often the OOM killer struck. Raises NotCounted where the kernel does not tell."""
     hierarchy = _needed(tree, "memory", "OOM kills")
     directory = tree.directory(container, hierarchy, surely)
+    return OomKills(*tree.in_one_life(directory, lambda: _oom_kills(host, tree, directory, hierarchy)))
+
+
+def _oom_kills(host: Host, tree: Cgroups, directory: str, hierarchy: Hierarchy) -> dict[str, tuple[int]]:
     if hierarchy.version == 1:
-        life = tree.life(directory)
         counters: dict[str, tuple[int]] = {}
-        _oom_kills_v1(host, tree, directory, life, counters)
-        return OomKills(life, counters)
+        _oom_kills_v1(host, tree, directory, tree.life(directory), counters)
+        return counters
     raw, path = _counted(host, directory, "memory.events", "the memory controller is not enabled there")
-    (kills,) = cgroup.counts(raw, path, b"oom_kill")
-    if kills is None:
-        raise NotCounted(f"{path} lacks oom_kill, which Linux has since 4.13")
-    return OomKills(tree.life(directory), {"": (kills,)})
+    return {"": (_oom_kill(raw, path),)}
 
 
 def _oom_kills_v1(host: Host, tree: Cgroups, directory: str, inode: int, counters: dict[str, tuple[int]]) -> None:
     """v1 counts a kill where it happened only, so those of the cgroups inside are told as well."""
     raw, path = _counted(host, directory, "memory.oom_control", "the kernel has no OOM control there")
-    (kills,) = cgroup.counts(raw, path, b"oom_kill")
-    if kills is None:
-        raise NotCounted(f"{path} lacks oom_kill, which Linux has since 4.13")
-    counters[str(inode)] = (kills,)
+    counters[str(inode)] = (_oom_kill(raw, path),)
     for entry in tree.subgroups(directory):
         inside = f"{directory}/{entry}"
         try:
             _oom_kills_v1(host, tree, inside, host.inode(inside), counters)
         except NotThere:  # removed just now
             continue
+
+
+def _oom_kill(raw: bytes, path: str) -> int:
+    (kills,) = cgroup.counts(raw, path, b"oom_kill")
+    if kills is None:
+        raise NotCounted(f"{path} lacks oom_kill, which Linux has since 4.13")
+    return kills
 
 
 def _needed(tree: Cgroups, controller: str, what: str) -> Hierarchy:

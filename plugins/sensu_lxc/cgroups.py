@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sensu_lxc.inventory import Container
 
     Number = TypeVar("Number", int, float)
+    Read = TypeVar("Read")
     Places = dict[str, list[str]]
 
 # How long monitors may take to answer, all of them together: a hung one must not take the others' time.
@@ -647,6 +648,19 @@ class Cgroups:
     def life(self, directory: str) -> int:
         """Which life of a container it is: the inode of its cgroup, which is made anew at each start and reboot."""
         return self._host.inode(directory)
+
+    def in_one_life(self, directory: str, read: Callable[[], Read]) -> tuple[int, Read]:
+        """(which life it is, what read() finds), the life being the same before and after.
+
+        Counters are compared with those of the same life only, and a reboot may come between two reads. Raises NotThere
+        where it did, whatever read() then said.
+        """
+        life = self.life(directory)
+        try:
+            return life, read()
+        finally:
+            if self.life(directory) != life:
+                raise NotThere(f"{directory} was made anew while it was looked at: the container restarts")
 
     def init_pid(self, container: Container) -> int:
         """The pid of the container's init as the host sees it. Raises CannotObserve where nobody tells.

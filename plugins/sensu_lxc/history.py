@@ -1,7 +1,9 @@
 """What a check saw at its previous run, so that rates span the time between two runs rather than a moment.
 
 A small text file (state_dir.py), only believed for the same boot of the host and the same life of a container: a
-counter that begins anew may stand higher than the old one, so that "it went down" tells nothing.
+counter that begins anew may stand higher than the old one, so that "it went down" tells nothing. Within these it is
+believed however long ago it was, so that runs a day apart are runs in a row as well; only an average over so long is
+none that anybody wants (rates.py). A container that no run saw for a week is forgotten.
 """
 
 from __future__ import annotations
@@ -14,13 +16,13 @@ from sensu_lxc.errors import CannotObserve
 
 TYPE_CHECKING = False  # importing typing for it would cost a check 3 ms
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
     from typing import Any
 
     from sensu_lxc.host import Host
 
-# An average over longer than that hides what happens now.
-_OLDEST_SECONDS = 3600.0
+_FORGOTTEN_SECONDS = 7 * 86400.0
+_UNSEEN = -1
 _HEADING = "sensu-lxc history 1"
 
 
@@ -39,9 +41,17 @@ class Past(namedtuple("Past", "life at counters over")):
         """What is remembered of facts that have life and counters and were seen just now."""
         return cls(facts.life, monotonic(), facts.counters, over)
 
+    @property
+    def was_seen(self) -> bool:
+        """False of a container that was there and could not be looked at."""
+        return bool(self.life != _UNSEEN)
+
 
 class History:
-    """The file of one command line: no script means this one, no folder this user's own."""
+    """The file of one command line: no script means this one, no folder this user's own.
+
+    is_first: whether no run before this one left anything, not even in an earlier boot of the host.
+    """
 
     def __init__(
         self, host: Host, folder: str | None, script: str | None = None, arguments: Iterable[str] = ()
@@ -53,21 +63,35 @@ class History:
         except CannotObserve:  # a recorded host has none, and never boots
             self._boot = ""
         self._now: dict[str, Past] = {}
+        self.is_first = True
         self._before = self._load()
 
     def before(self, directory: str) -> Past | None:
-        """What the previous run saw of the container LXCPATH/NAME, None where that was too long ago."""
+        """What the last run that saw the container LXCPATH/NAME in this boot saw of it; None where none did."""
         past = self._before.get(ascii(directory))
-        return past if past is not None and 0 <= monotonic() - past.at <= _OLDEST_SECONDS else None
+        return past if past is not None and past.at <= monotonic() else None
 
     def keep(self, directory: str, past: Past) -> None:
         """Remember it for the next run."""
         self._now[ascii(directory)] = past
 
-    def save(self) -> None:
-        """Write what was kept, and what was not seen this time. Raises CannotObserve where that can't be."""
+    def miss(self, directory: str) -> None:
+        """Remember that it was there, and could not be looked at: the next run is not to take it for something new."""
+        if ascii(directory) not in self._before:
+            self.keep(directory, Past(_UNSEEN, monotonic(), {}, (0, 0)))
+
+    def save(self, untold: Collection[str] = ()) -> None:
+        """Write what was kept, and what was not seen this time. Raises CannotObserve where that can't be.
+
+        untold: LXCPATH/NAME of those whose results nobody took. For them this run is as if it had not been, so that the
+        next one tells what happened since the last that was told; but where that had nothing to compare with, no more
+        is known of earlier.
+        """
+        for key in map(ascii, untold):
+            if not self.is_first and (key not in self._before or self._before[key].was_seen):
+                self._now.pop(key, None)
         lines = [f"{_HEADING}\t{ascii(self._boot)}"]
-        oldest = monotonic() - _OLDEST_SECONDS
+        oldest = monotonic() - _FORGOTTEN_SECONDS
         earlier = {key: past for key, past in self._before.items() if past.at >= oldest}
         for key, past in {**earlier, **self._now}.items():
             items = [f"{ascii(item)}={','.join(map(str, counts))}" for item, counts in past.counters.items()]
@@ -79,9 +103,12 @@ class History:
         """The previous run's; nothing where it is of another boot, or not whole: then this run is the first."""
         try:
             lines = state_dir.read(self._folder, self._name).decode("ascii").split("\n")
-            if lines[0] != f"{_HEADING}\t{ascii(self._boot)}" or lines[-2:] != ["end", ""]:
+            heading, _, boot = lines[0].partition("\t")
+            if heading != _HEADING or lines[-2:] != ["end", ""]:
                 return {}
-            return dict(_parsed(line) for line in lines[1:-2])
+            found = dict(_parsed(line) for line in lines[1:-2])
+            self.is_first = False
+            return found if boot == ascii(self._boot) else {}
         except ValueError:
             return {}
 

@@ -90,6 +90,16 @@ class Threshold(namedtuple("Threshold", "text low high inside at_and_above is_pe
             None if self.high is None else self.high * whole / 100,
         )
 
+    def spelt(self, unit: str, whole: str = "the limit") -> str:
+        """As it was given, with its unit where that went without saying: a forgotten % shows there.
+
+        whole: what a percentage would be of.
+        """
+        text: str = self.text
+        if not text.isdigit():
+            return text
+        return f"{text} {unit}; {text}% would be of {whole}" if 0 < int(text) <= 100 else f"{text} {unit}"
+
     def as_range(self, whole: float | None = None) -> str:
         """The threshold in absolute units as perfdata wants it; "" where a percentage has no whole."""
         if self.is_percent and whole is None:

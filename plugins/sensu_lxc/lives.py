@@ -205,8 +205,8 @@ class Lives:
             except CannotObserve as problem:
                 yield Finding(State.UNKNOWN, container.label, str(problem))
 
-    def finish(self) -> Iterator[Finding]:
-        """Remember what was seen. Where that can't be, no restart is ever seen."""
+    def remember(self) -> Iterator[Finding]:
+        """Leave what was seen for the next run. Where that can't be, no restart is ever seen."""
         if self._history is not None:
             try:
                 self._history.save()

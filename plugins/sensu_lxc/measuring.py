@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sensu_lxc.inventory import Container
 
 REBOOT_SECONDS = 0.1
+_NAMED = 3
 
 
 class MeasuringCheck(plugin.ContainerCheck):
@@ -69,7 +70,6 @@ class MeasuringCheck(plugin.ContainerCheck):
         yield from self.finish()
         if self.stopped:
             yield from self._not_running(found.running)
-        yield from self.remember()
         for sentence in found.unseen:
             self.note(sentence)
 
@@ -81,7 +81,6 @@ class MeasuringCheck(plugin.ContainerCheck):
         self.prepare()
         yield from self.each([container], self.look)
         yield from self.finish()
-        yield from self.remember()
         for sentence in tree.notes:
             self.note(sentence)
 
@@ -93,14 +92,11 @@ class MeasuringCheck(plugin.ContainerCheck):
         """What is left to find once all containers were looked at."""
         return ()
 
-    def remember(self) -> Iterable[Finding]:
-        """Leave for the next run what it is to know, once all was looked at: a run that is cut short tells nothing."""
-        return ()
-
     def each(
         self, containers: Iterable[Container], look: Callable[[Container], Iterable[Finding]]
     ) -> Iterator[Finding]:
         """look at each. One that can't be observed costs the others nothing; one that stopped meanwhile is told so."""
+        unseen: dict[str, list[str]] = {}
         for container in containers:
             try:
                 yield from look(container)
@@ -109,7 +105,18 @@ class MeasuringCheck(plugin.ContainerCheck):
                 if missed and not inventory.has_monitor_now(self.host, container):
                     self.stopped.append(container)
                 else:
-                    yield Finding(State.UNKNOWN, container.label, str(problem))
+                    unseen.setdefault(str(problem), []).append(container.label)
+        for sentence, labels in unseen.items():
+            yield from self._told_once(sentence, labels)
+
+    def _told_once(self, sentence: str, labels: list[str]) -> Iterator[Finding]:
+        """What is wrong with the kernel is wrong with each container of the host, and is read once."""
+        if len(labels) == 1 or self.options.verbose or self.options.per_container:
+            yield from (Finding(State.UNKNOWN, label, sentence) for label in labels)
+            return
+        labels.sort()
+        names = ", ".join(labels[:_NAMED]) + (f" and {len(labels) - _NAMED} more" if len(labels) > _NAMED else "")
+        yield Finding(State.UNKNOWN, "", f"each of {len(labels)} containers ({names}): {sentence}", urgency=1.0)
 
     def observed(self, container: Container) -> Any:
         """observe(), looking again where the cgroup is being made anew, as at a reboot."""

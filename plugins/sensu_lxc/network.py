@@ -40,25 +40,17 @@ def interfaces(host: Host, tree: Cgroups, container: Container, surely: bool = F
     Raises SharesHostNetwork, NotThere where it ended or restarted meanwhile, or CannotObserve.
     """
     directory = tree.directory(container, tree.payload_hierarchy(), surely)
-    life = tree.life(directory)
-    try:
-        pid = _init_pid(host, tree, container)
-        path = f"/proc/{pid}/net/dev"
-        raw, inode = host.read_with_inode(path)
-        if _is_the_hosts(host, tree, container, pid, inode):
-            raise SharesHostNetwork("shares the host's network (lxc.net type none): its counters are the host's")
-        found = Network(life, net_dev.interfaces(raw, path))
-    except CannotObserve:
-        _assert_same_life(tree, directory, life)
-        raise
-    _assert_same_life(tree, directory, life)
-    return found
+    # The pid of an init may be another's, and its cgroup that of the next one, once it has ended.
+    return Network(*tree.in_one_life(directory, lambda: _interfaces(host, tree, container)))
 
 
-def _assert_same_life(tree: Cgroups, directory: str, life: int) -> None:
-    """The pid of an init may be another's, and its cgroup that of the next one, once it has ended."""
-    if tree.life(directory) != life:
-        raise NotThere(f"{directory} was made anew while it was looked at: the container restarts")
+def _interfaces(host: Host, tree: Cgroups, container: Container) -> dict[str, Interface]:
+    pid = _init_pid(host, tree, container)
+    path = f"/proc/{pid}/net/dev"
+    raw, inode = host.read_with_inode(path)
+    if _is_the_hosts(host, tree, container, pid, inode):
+        raise SharesHostNetwork("shares the host's network (lxc.net type none): its counters are the host's")
+    return net_dev.interfaces(raw, path)
 
 
 def _init_pid(host: Host, tree: Cgroups, container: Container) -> int:

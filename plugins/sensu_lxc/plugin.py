@@ -20,10 +20,11 @@ from sensu_lxc.render import report, text
 TYPE_CHECKING = False  # importing typing for it would cost a check 3 ms
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from typing import Any, NoReturn
 
     from sensu_lxc.inventory import Inventory
+    from sensu_lxc.sweep import Reported
 
 
 def _say(words: str, descriptor: int = 1) -> bool:
@@ -266,7 +267,20 @@ class ContainerCheck(Check):
             help="where the containers are; may be repeated; default: where LXC, LXD and Incus of this host keep them",
         )
         if self.may_be_per_container:
+            if not self.per_container:
+                add(
+                    "--peek", action="store_true",
+                    help="for a look by hand: compare with the previous run, but leave nothing for the next one, and "
+                    "hand nothing to Sensu",
+                )  # fmt: skip
+            add(
+                "--state-dir", metavar="DIR",
+                help="where to remember this run for the next (default: /run/sensu-lxc for root, else "
+                "/tmp/sensu-lxc-UID)",
+            )  # fmt: skip
             add_agent_options(self.parser, self.per_container)
+        else:
+            self.parser.set_defaults(per_container=False, peek=False)
         super().setup()
 
     def validate(self) -> None:
@@ -281,6 +295,7 @@ class ContainerCheck(Check):
             if not path.startswith("/"):
                 raise Misuse(f"--lxcpath {path!r} is not absolute; write for example -P /var/lib/lxc")
         self.found: Inventory | None = None
+        self.reported: Mapping[str, Reported] = {}
         if not self.may_be_per_container:
             return
         folder = self.options.state_dir
@@ -300,20 +315,43 @@ class ContainerCheck(Check):
         from sensu_lxc import inventory
 
         options = self.options
-        self.found = inventory.take(self.host, options.name, options.exclude, options.lxcpath)
+
+        def take() -> Inventory:
+            return inventory.take(self.host, options.name, options.exclude, options.lxcpath)
+
+        if self.reported:
+            from sensu_lxc import sweep
+
+            self.found = sweep.with_orphans(self.host, take, self.reported, self.reporting.prefix)
+        else:
+            self.found = take()
         return self.found
 
-    def outcome(self) -> Iterable[Finding]:
-        """With --per-container what became of the sweep; each container's findings are a result of its own."""
-        if not (self.may_be_per_container and self.options.per_container):
-            return self.findings()
-        from sensu_lxc import sweep
+    def remember(self, untold: Collection[str] = ()) -> Iterable[Finding]:
+        """Leave for the next run what it is to know, once all was looked at: a run that is cut short tells nothing.
 
-        return sweep.sweep(self)
+        untold: LXCPATH/NAME of those whose results nobody took.
+        """
+        return ()
+
+    def outcome(self) -> Iterable[Finding]:
+        """With --per-container what became of the sweep; each container's findings are a result of its own.
+
+        With --peek there is no sweep: it shows what would be told, and this is the only place that leaves anything.
+        """
+        if self.options.peek:
+            yield from self.findings()
+        elif self.options.per_container:
+            from sensu_lxc import sweep
+
+            yield from sweep.sweep(self)
+        else:
+            yield from self.findings()
+            yield from self.remember()
 
 
 def told_apart(arguments: Sequence[str]) -> list[str]:
-    """What makes another command line of it, for which another previous run counts: all but -v and --timeout.
+    """What makes another command line of it, for which another previous run counts: all but -v, --peek and --timeout.
 
     Who repeats an alerting line with -v is to see the alert.
     """
@@ -321,7 +359,7 @@ def told_apart(arguments: Sequence[str]) -> list[str]:
     for word in words:
         if word == "--timeout":
             next(words, None)
-        elif word not in ("-v", "--verbose") and not word.startswith("--timeout="):
+        elif word not in ("-v", "--verbose", "--peek") and not word.startswith("--timeout="):
             kept.append(word)
     return kept
 
@@ -345,8 +383,6 @@ def add_agent_options(parser: ArgumentParser, always: bool = False) -> None:
     add("--check-name", metavar="NAME", help="of the results (default: this script's, without .py)")
     add("--entity-prefix", metavar="WORD", help="before each container's name: web1 may be on two hosts")
     add("--handlers", metavar="NAMES", help="handlers of the results, a comma list")
-    if "--state-dir" not in parser._option_string_actions:  # a check of rates has it already
-        parser.add_argument("--state-dir", metavar="DIR", help="where to remember this run for the next")
 
 
 def add_levels(parser: ArgumentParser, what: str) -> None:

@@ -10,21 +10,22 @@ from sensu_lxc.findings import Finding, State
 from sensu_lxc.history import History, Past, differences
 from sensu_lxc.levels import duration
 from sensu_lxc.options import Misuse
-from sensu_lxc.state_dir import default_folder
 
 TYPE_CHECKING = False  # importing typing for it would cost a check 3 ms
 if TYPE_CHECKING:
     from argparse import ArgumentParser
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
     from typing import Any
 
     from sensu_lxc.inventory import Container
 
 _SAMPLE_SECONDS = 0.5
+# An average over longer than that hides what happens now, so that a second look is taken instead.
+_OLDEST_SECONDS = 3600.0
 
 
 def add_rate_options(parser: ArgumentParser) -> None:
-    """--sample, --count and --state-dir, in the words that all checks of rates share."""
+    """--sample and --count, in the words that all checks of rates share."""
     add = parser.add_argument
     add(
         "--sample", metavar="TIME", type=duration,
@@ -34,7 +35,6 @@ def add_rate_options(parser: ArgumentParser) -> None:
         "--count", metavar="N", type=_count, default=1,
         help="alert only when N runs in a row were over (default: 1)",
     )  # fmt: skip
-    add("--state-dir", metavar="DIR", help=f"where to remember this run for the next (default: {default_folder()})")
 
 
 def _count(text: str) -> int:
@@ -47,6 +47,9 @@ def _count(text: str) -> int:
 
 class RateCheck(measuring.MeasuringCheck):
     """Measures how fast counters move: since the previous run, or by a second look where there was none.
+
+    There was none for a rate where it was of another life of the container, more than an hour or less than --sample
+    ago. What else it knows (runs in a row that were over, interfaces) holds for as long as the life and the boot do.
 
     The facts that a subclass observes have life and counters (see history.Past).
     """
@@ -77,7 +80,8 @@ class RateCheck(measuring.MeasuringCheck):
     def look(self, container: Container) -> Iterable[Finding]:
         facts, now = self.observed(container), monotonic()
         past = self.history.before(container.directory)
-        if past is None or past.life != facts.life or now - past.at < self.options.sample:
+        is_near = past is not None and self.options.sample <= now - past.at <= _OLDEST_SECONDS
+        if past is None or past.life != facts.life or not is_near:
             self._first.append((container, now, facts))
             return ()
         return self._told(container, past, facts, now)
@@ -99,9 +103,9 @@ class RateCheck(measuring.MeasuringCheck):
 
             yield from self.each([container for container, _, _ in self._first], look_again)
 
-    def remember(self) -> Iterator[Finding]:
+    def remember(self, untold: Collection[str] = ()) -> Iterator[Finding]:
         try:
-            self.history.save()
+            self.history.save(untold)
         except CannotObserve as problem:
             if self.options.count > 1:
                 yield Finding(State.UNKNOWN, "", f"runs in a row can't be counted: {problem}")

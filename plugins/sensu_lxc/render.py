@@ -71,9 +71,11 @@ def report(
     """
     ranked = worst_first(findings)
     problems = [finding for finding in ranked if finding.state is not State.OK]
-    shown = problems[:_SHOWN] or ranked[:1]
+    # Where all is well the first container is told of, and the others are counted.
+    told = problems or [finding for finding in ranked if finding.subject and finding.subject == ranked[0].subject]
+    shown = told[:_SHOWN] or ranked[:1]
     said = "; ".join(text(str(finding)) for finding in shown)
-    rest = _count(ranked[len(shown) :])
+    rest = _rest(ranked, told, shown)
     first = f"{name} {state.name}: {said}{', and ' + rest if rest else ''}"
     if notes:
         first += f" ({text('; '.join(notes))})"
@@ -87,8 +89,19 @@ def report(
     return "\n".join(lines)
 
 
-def _count(findings: Sequence[Finding]) -> str:
+def _rest(ranked: Sequence[Finding], told: Sequence[Finding], shown: Sequence[Finding]) -> str:
+    """What the first line leaves out: how other containers are, each counted once, by the worst of it.
+
+    ranked: all, worst first; told: what it would tell were there room; shown: what it tells.
+    """
+    counted = {finding.subject for finding in shown if finding.subject}
+    more = sum(1 for finding in told[len(shown) :] if finding.subject in counted)
+    words = [f"{more} more about {'it' if len(counted) == 1 else 'these'}"] if more else []
     counts: dict[State, int] = {}
-    for finding in findings:
+    for finding in ranked:
+        if finding.subject in counted or any(finding is one for one in shown):
+            continue
+        if finding.subject:  # what is of no container counts for itself
+            counted.add(finding.subject)
         counts[finding.state] = counts.get(finding.state, 0) + 1
-    return ", ".join(f"{count} more {state.name}" for state, count in counts.items())
+    return ", ".join(words + [f"{count} more {state.name}" for state, count in counts.items()])

@@ -22,8 +22,9 @@ from sensu_lxc.render import report, text
 TYPE_CHECKING = False  # importing typing for it would cost a check 3 ms
 if TYPE_CHECKING:
     from argparse import Namespace
-    from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 
+    from sensu_lxc.cgroups import Cgroups
     from sensu_lxc.host import Host
     from sensu_lxc.inventory import Inventory
     from sensu_lxc.plugin import ContainerCheck
@@ -78,6 +79,9 @@ def sweep(check: ContainerCheck) -> Iterator[Finding]:
     # The fence ends us at --timeout; what could not be done by then is to be said before.
     timeout = check.options.timeout
     deadline = monotonic() + timeout - min(_OWN_SECONDS, timeout * _OWN_SHARE)
+    how, name = check.reporting, type(check).__name__
+    memory = Memory(check.host, check.options.state_dir, check.arguments)
+    check.reported = memory.before
     problem, findings = None, []
     try:
         findings = list(check.findings())
@@ -85,15 +89,13 @@ def sweep(check: ContainerCheck) -> Iterator[Finding]:
         problem = error
     found = check.found if problem is None else None
     meant = {} if found is None else _meant(check, found, findings)
-    how, name, seen = check.reporting, type(check).__name__, time()
-    results = []
+    results, seen = [], time()
     for label, told in meant.items():
         output = report(name, worst(told), told, (), (), check.options.verbose)
         results.append(made(how, entity_name(label, how.prefix), worst(told), output, seen))
     # What is bad does not wait behind a thousand that are well, should time run out.
     results.sort(key=lambda result: -result.status)
     now = places(check.host, found, how.prefix, meant)
-    memory = Memory(check.host, check.options.state_dir, check.arguments)
     lost = gone(check.host, memory.before, now, found)
     results += [farewell(how, name, entity, words, seen) for entity, words in lost.items()]
     courier = Courier(how.agent, deadline)
@@ -111,6 +113,9 @@ def sweep(check: ContainerCheck) -> Iterator[Finding]:
     except CannotObserve as error:
         yield Finding(State.UNKNOWN, "", f"those that go away will not be told so: {error}")
         courier.deliver(results)
+    if found is not None:  # and not before: who is killed while he sends leaves the next run to tell it again
+        entities = {one.directory: entity_name(one.label, how.prefix) for one in found.containers}
+        findings += check.remember([one for one, entity in entities.items() if entity not in courier.delivered])
     sent = len(courier.delivered)
     check.measures = [Measure("reported", sent), Measure("not_reported", len(results) - sent), *check.measures]
     if problem is not None:
@@ -126,7 +131,7 @@ def made(how: Reporting, entity: str, state: State, output: str, at: float) -> R
 
 
 def farewell(how: Reporting, name: str, entity: str, words: str, at: float) -> Result:
-    """The last result of a container: OK, since it was destroyed on purpose, and without a ttl."""
+    """The last result of a container: OK, since it was destroyed on purpose and nothing of it runs, without a ttl."""
     output = f"{name} OK: {text(words)}; this is its last result"
     return made(how, entity, State.OK, output, at)._replace(ttl=0)
 
@@ -152,6 +157,46 @@ def _meant(check: ContainerCheck, found: Inventory, findings: Iterable[Finding])
 
 # name, lxcpath: as LXC knows it, lxcpath "" for one that was named and never there; place: the lxcpath's inode.
 Reported = namedtuple("Reported", "name lxcpath place")
+
+
+def with_orphans(host: Host, take: Callable[[], Inventory], before: Mapping[str, Reported], prefix: str) -> Inventory:
+    """What take() finds, and whoever was reported and has lost his definition while his processes run on.
+
+    No inventory lists these, so that they would count as gone, and be told to be well. Raises as take does.
+    """
+    from sensu_lxc import cgroups
+
+    problem = None
+    try:
+        found = take()
+    except CannotObserve as error:
+        problem = error
+        found = inventory.Inventory([], [], [str(error)], inventory.command_sockets(host)[0])
+    there = found.running | {one.directory for one in found.containers}
+    labels = {one.label for one in found.containers}
+    orphans, tree = [], None
+    for entity, one in list(before.items()):  # of which the watch has another thread that adds to it
+        directory = f"{one.lxcpath}/{one.name}"
+        if one.lxcpath and directory not in there:
+            is_name = entity == entity_name(one.name, prefix) and one.name not in labels
+            orphan = inventory.Container(one.name, one.lxcpath, False, False, one.name if is_name else directory)
+            tree = tree or cgroups.Cgroups(host, found.running)
+            if _may_run_on(host, tree, orphan, found.running):
+                orphans.append(orphan)
+    if problem is not None and not orphans:
+        raise problem
+    missing = [name for name in found.missing if name not in {one.name for one in orphans}]
+    return found._replace(containers=[*found.containers, *orphans], missing=missing)
+
+
+def _may_run_on(host: Host, tree: Cgroups, container: inventory.Container, running: set[str]) -> bool:
+    """Whether processes of a container without a monitor run on; True where the check will have to say what it is."""
+    from sensu_lxc import states
+
+    try:
+        return states.payload_without_monitor(host, tree, container, running) is not None
+    except CannotObserve:
+        return True
 
 
 def places(host: Host, found: Inventory | None, prefix: str, labels: Container[str]) -> dict[str, Reported]:

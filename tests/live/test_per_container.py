@@ -16,6 +16,7 @@ import pytest
 
 from tests.live.containers import busybox, wait_until
 from tests.live.sensu_go import Event, Lab
+from tests.plugins.agents import Go
 
 pytestmark = pytest.mark.usefixtures("requires_lxc")
 
@@ -133,3 +134,31 @@ def test_fifty_containers_are_fifty_entities(sensu_go_lab: Lab, lxcpath: str, tm
             assert seen["doomed"]["check"]["status"] == 0
             expired = [name for name in names if "Last check execution" in seen[name]["check"]["output"]]
             assert expired == names, "a ttl that runs out is an alarm, else this test could not fail"
+
+
+def test_an_orphan_whose_definition_is_gone_is_told_until_it_ends(lxcpath: str, tmp_path: pathlib.Path) -> None:
+    with Go() as agent, busybox(lxcpath=lxcpath, config_lines=["lxc.monitor.signal.pdeath = SIGCONT"]) as container:
+        how = ["-P", lxcpath, "--per-container", "--agent", agent.url, "--state-dir", str(tmp_path / "state")]
+
+        def told(script: str) -> "tuple[int, str]":
+            """(status, output) of the result."""
+            agent.taken.clear()
+            run(*how, script=script)
+            (result,) = agent.taken
+            return result["status"], result["output"].partition(" | ")[0]
+
+        for script in ("check_container_state.py", "check_container_memory.py"):
+            assert told(script)[0] == 0
+        container.kill_monitor()
+        aside = pathlib.Path(f"{lxcpath}/.aside")
+        os.rename(container.directory, aside)
+        try:
+            for script, status in (("check_container_state.py", 2), ("check_container_memory.py", 3)) * 2:
+                found, output = told(script)
+                assert (found, f"{container.name}: runs on without its monitor" in output) == (status, True), output
+            container.kill_payload()
+            for script in ("check_container_state.py", "check_container_memory.py"):
+                found, output = told(script)
+                assert (found, "is no longer on this host; this is its last result" in output) == (0, True), output
+        finally:
+            aside.rename(container.directory)

@@ -42,7 +42,7 @@ class Runs:
     def __call__(self) -> list[Finding]:
         """Run it once."""
         check = self._kind(self._arguments)
-        found = list(check.findings())
+        found = list(check.outcome())
         self.notes = check.notes
         return found
 

@@ -51,6 +51,12 @@ class TestJudge:
         assert judge("web", disk(1.5), levels, DEFAULT).state is State.WARNING
         assert judge("web", disk(2), levels, DEFAULT).state is State.CRITICAL
 
+    def test_a_forgotten_percent_sign_shows(self) -> None:
+        levels = Levels(threshold("80"), threshold("90"))
+        said = str(judge("web", disk(8.5, 1.5, used_inodes=950, available_inodes=50), levels, levels))
+        assert "(critical at 90 bytes; 90% would be of the disk)" in said
+        assert "(critical at 90 inodes; 90% would be of all)" in said
+
     def test_the_worse_counts_and_both_are_told(self) -> None:
         finding = judge("web", disk(8.5, 1.5, used_inodes=950, available_inodes=50), DEFAULT, DEFAULT)
         assert str(finding) == (

@@ -165,6 +165,18 @@ class TestUnavailable:
             done = io(tree, *arguments)
             assert (done.status, "counts no I/O of it" in done.first, done.perfdata) == (3, True, {}), done.out
 
+    def test_the_same_of_many_is_said_once(self, tmp_path: Path) -> None:
+        tree = Tree(tmp_path, "v1")
+        for number in range(5):
+            tree.container(f"c{number}")
+        did(tree.container("db"), sda=(1, 1, 1, 1))
+        done = io(tree)
+        assert done.status == 3
+        assert ": each of 5 containers (c0, c1, c2 and 2 more): the kernel counts no I/O of it: on cgroup" in done.first
+        assert done.first.endswith("and the same of read, and 1 more OK")
+        assert done.out.count("the kernel counts no I/O") == 2  # in the first line, and below
+        assert io(tree, "-v").out.count("UNKNOWN c") == 5
+
     def test_v2_without_the_controller(self, tree: Tree) -> None:
         tree.container("web").file("io.stat").unlink()
         done = io(tree)

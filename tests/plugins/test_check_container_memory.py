@@ -107,6 +107,12 @@ class TestJudge:
         finding = judge("web", memory, HostMemory(2 * GIB, host_swap), levels("80%", "90%"), "swap")
         assert finding.state.name == expected, str(finding)
 
+    @pytest.mark.parametrize("metric", ["used", "swap"])
+    def test_a_forgotten_percent_sign_shows(self, metric: str) -> None:
+        memory = memory_of(swap_bytes=MIB, swap_limit_bytes=MIB)
+        finding = judge("web", memory, HOST, levels("80", None), metric)
+        assert str(finding).endswith("(warning at 80 bytes; 80% would be of the limit)")
+
     def test_swap_that_is_not_counted(self) -> None:
         with pytest.raises(CannotObserve, match="swapaccount=1"):
             judge("web", memory_of(swap_bytes=None), HOST, levels("80%", None), "swap")
@@ -309,6 +315,36 @@ class TestOomKills:
         web.write("memory.events", "oom_kill 5\n")
         told = [self.run(memory, tree, tmp_path / "state", *more).well_formed() for more in (["-v"], [])]
         assert [(one.status, one.perfdata["web_oom_kills"]["value"]) for one in told] == [(2, "2"), (0, "0")]
+
+    def told(self, memory: Run, tree: Tree, state_dir: Path) -> str | None:
+        """How many kills a run tells of."""
+        arguments = ("--oom-kills-critical", "1", "--state-dir", str(state_dir))
+        found = memory(tree, *arguments).well_formed().perfdata.get("web_oom_kills")
+        return found and found["value"]
+
+    def test_one_that_was_started_between_two_runs_counts_from_its_start(
+        self, memory: Run, any_tree: Tree, tmp_path: Path
+    ) -> None:
+        any_tree.container("db")
+        assert self.told(memory, any_tree, tmp_path / "state") is None
+        file = "memory.oom_control" if "memory" in any_tree.mounts else "memory.events"
+        any_tree.container("web").write(file, "oom_kill 3\n")
+        assert self.told(memory, any_tree, tmp_path / "state") == "3"
+        assert self.told(memory, any_tree, tmp_path / "state") == "0"
+
+    def test_all_were_started_since_the_boot(self, memory: Run, tree: Tree, tmp_path: Path) -> None:
+        tree.container("web").write("memory.events", "oom_kill 3\n")
+        assert self.told(memory, tree, tmp_path / "state") is None
+        tree.write("/proc/sys/kernel/random/boot_id", "ffffffff-1b2c-4d3e-8f90-123456789abc\n")
+        assert self.told(memory, tree, tmp_path / "state") == "3"
+
+    def test_one_that_could_not_be_looked_at_is_not_new(self, memory: Run, tree: Tree, tmp_path: Path) -> None:
+        web = tree.container("web")
+        web.write("memory.events", "nonsense\n")
+        assert self.told(memory, tree, tmp_path / "state") is None
+        for kills, told in ((3, None), (4, "1")):
+            web.write("memory.events", f"oom_kill {kills}\n")
+            assert self.told(memory, tree, tmp_path / "state") == told
 
     def test_what_cannot_be_remembered_is_unknown(self, memory: Run, tree: Tree, tmp_path: Path) -> None:
         tree.container("web")

@@ -131,7 +131,7 @@ class Site:
         self.now += after
         state = str(self.tree.root.parent / "state")
         check = CheckContainerNetwork(["--root", str(self.tree.root), "--state-dir", state, *arguments])
-        return Found(list(check.findings()), check.notes)
+        return Found(list(check.outcome()), check.notes)
 
     def _sleep(self, seconds: float) -> None:
         self.now += seconds
@@ -281,6 +281,14 @@ class TestALinkThatIsGone:
         found = site.run(*arguments)
         assert (found.state, "eth1 is there since the last look" in found.said) == ("OK", True)
         assert rate_of(site.run(*arguments), "eth1_rx_bytes_per_second") == 0
+
+    def test_seen_yesterday(self, site: Site, web: Container) -> None:
+        carried(web, eth0=QUIET, eth1=QUIET)
+        site.run()
+        carried(web, eth0=QUIET)
+        for _ in range(2):
+            found = site.run(after=86400)
+            assert (found.state, "web: eth1 is gone" in found.said) == ("CRITICAL", True)
 
     def test_the_last_one(self, site: Site, web: Container) -> None:
         site.run()

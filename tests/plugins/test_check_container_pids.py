@@ -41,7 +41,7 @@ class TestJudge:
         ],
     )
     def test_the_sentence(self, tasks: int, limit: int | None, state: str, words: str) -> None:
-        finding = judge("web", Pids(1, tasks, limit), DEFAULT)
+        finding = judge("web", Pids(tasks, limit), DEFAULT)
         assert (finding.state.name, str(finding)) == (state, f"web: {words}")
 
     @pytest.mark.parametrize(
@@ -55,17 +55,17 @@ class TestJudge:
         ],
     )
     def test_the_hosts_limit(self, limit: int | None, host: int | None, as_host: bool, state: str, words: str) -> None:
-        finding = judge("web", Pids(1, 900, limit), DEFAULT, host, as_host)
+        finding = judge("web", Pids(900, limit), DEFAULT, host, as_host)
         assert (finding.state.name, words in str(finding)) == (state, True), str(finding)
 
     def test_a_forgotten_percent_sign_shows(self) -> None:
-        finding = judge("web", Pids(1, 90, None), Levels(threshold("80"), None))
+        finding = judge("web", Pids(90, None), Levels(threshold("80"), None))
         assert str(finding).endswith("90 tasks, no limit set (warning at 80 tasks; 80% would be of the limit)")
-        finding = judge("web", Pids(1, 900, None), Levels(threshold("500"), threshold("@2:9")))
+        finding = judge("web", Pids(900, None), Levels(threshold("500"), threshold("@2:9")))
         assert str(finding).endswith("(warning at 500 tasks)")
 
     def test_the_fullest_is_the_most_urgent(self) -> None:
-        full, large, unlimited = (judge("a", Pids(1, *one), DEFAULT) for one in ((9, 10), (800, 1000), (9000, None)))
+        full, large, unlimited = (judge("a", Pids(*one), DEFAULT) for one in ((9, 10), (800, 1000), (9000, None)))
         assert full.urgency > large.urgency > unlimited.urgency
 
 

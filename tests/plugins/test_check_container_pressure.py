@@ -138,7 +138,7 @@ class TestFromRunToRun:
         from sensu_lxc.cgroups import Cgroups
 
         tree.container("web")
-        lives = iter([1, 1, 2, 2, 2, 2, 2, 2, 2])
+        lives = iter([1] * 4 + [2] * 14)  # each resource asks before and after
         monkeypatch.setattr(Cgroups, "life", lambda tree, directory: next(lives))
         assert [one.state for one in Runs(CheckContainerPressure, tree, tmp_path)()] == [OK, OK, OK]
 

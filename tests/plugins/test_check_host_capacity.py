@@ -113,6 +113,16 @@ class TestJudge:
         assert found.state.name == expected
         assert measures([found])["host_disk_free"] == space.available_bytes
 
+    def test_a_forgotten_percent_sign_shows(self) -> None:
+        """But not of cores or containers, of which there may be few."""
+        said = "; ".join(map(str, judge(held(), levels(memory=("80", None), cpu=("1", None), containers=("1", None)))))
+        assert "(warning at 80 bytes; 80% would be of all)" in said
+        assert said.count("(warning at 1)") == 2
+        of_two = Levels(threshold("80"), None)
+        said = str(judge_disk("/srv", Space(90, 10, 90, 10), of_two, of_two))
+        assert "(warning at 80 bytes; 80% would be of all)" in said
+        assert "(warning at 80 inodes; 80% would be of all)" in said
+
 
 def test_whether_there_is_an_orphan_can_be_unknown(tree: Tree) -> None:
     tree.container("a")

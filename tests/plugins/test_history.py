@@ -17,6 +17,7 @@ from sensu_lxc.history import History, Past, differences
 from sensu_lxc.host import Host
 from sensu_lxc.state_dir import own_folder
 
+from tests.plugins.running import run
 from tests.plugins.trees import Tree
 
 PAST = Past(77, 0.0, {"": (1, 2)}, (3, 1))
@@ -60,27 +61,43 @@ def test_what_was_kept_is_there_in_the_next_run(tree: Tree, folder: str) -> None
     assert of(tree, folder).before("/c/other") is None
 
 
-def test_one_that_was_not_seen_this_time_is_not_forgotten(tree: Tree, folder: str) -> None:
+def test_one_that_is_not_seen_is_forgotten_after_a_week(tree: Tree, folder: str) -> None:
     remember(tree, folder)
-    Clock.now += 60
-    one = of(tree, folder)
-    one.keep("/c/db", PAST._replace(at=Clock.now))
-    one.save()
-    Clock.now += 60
+    for seconds, is_known in ((60, True), (86400, True), (6 * 86400, False)):
+        Clock.now += seconds
+        one = of(tree, folder)
+        one.keep("/c/db", PAST._replace(at=Clock.now))
+        one.save()
+        found = of(tree, folder).before("/c/web")
+        assert found == (PAST._replace(at=10000.0) if is_known else None)
+
+
+def test_one_that_is_seen_is_known_however_rarely_anybody_looks(tree: Tree, folder: str) -> None:
+    remember(tree, folder)
+    Clock.now += 30 * 86400
     assert of(tree, folder).before("/c/web") == PAST._replace(at=10000.0)
-    Clock.now += 3500
+
+
+def test_whether_there_was_a_run_before(tree: Tree, folder: str) -> None:
     one = of(tree, folder)
-    one.keep("/c/db", PAST._replace(at=Clock.now))
+    assert one.is_first
     one.save()
-    assert "/c/web" not in Path(folder, one._name).read_text()
+    assert not of(tree, folder).is_first
+    tree.write(BOOT, "ffffffff-1b2c-4d3e-8f90-123456789abc\n")
+    assert not of(tree, folder).is_first, "what it saw is of no use, but all that lives now began since"
+    (file,) = Path(folder).iterdir()
+    file.write_text("nonsense")
+    assert of(tree, folder).is_first
 
 
-def test_a_run_of_more_than_an_hour_ago_is_ignored(tree: Tree, folder: str) -> None:
+def test_one_that_could_not_be_looked_at(tree: Tree, folder: str) -> None:
     remember(tree, folder)
-    Clock.now += 3600
-    assert of(tree, folder).before("/c/web") is not None
-    Clock.now += 1
-    assert of(tree, folder).before("/c/web") is None
+    one = of(tree, folder)
+    for name in ("/c/web", "/c/db"):
+        one.miss(name)
+    one.save()
+    found = [of(tree, folder).before(name) for name in ("/c/web", "/c/db")]
+    assert [one and one.was_seen for one in found] == [True, False]
 
 
 def test_a_run_of_the_future_is_ignored(tree: Tree, folder: str) -> None:
@@ -306,3 +323,43 @@ class TestDifferences:
 
     def test_of_an_item(self) -> None:
         assert differences({"eth0": (1,), "": (9,)}, {"eth0": (3,), "": (9,)}, "eth0") == (2,)
+
+
+class TestPeek:
+    """--peek, in every check that remembers anything."""
+
+    LINES = [
+        ("check_container_cpu.py", "--count", "2"),
+        ("check_container_io.py",),
+        ("check_container_network.py",),
+        ("check_container_pressure.py",),
+        ("check_container_memory.py", "--oom-kills-critical", "1"),
+        ("check_container_state.py", "--restarts-critical", "1/1h"),
+    ]  # fmt: skip
+
+    @pytest.mark.parametrize("line", LINES, ids=lambda line: line[0])
+    def test_it_leaves_nothing_behind(self, tree: Tree, tmp_path: Path, line: tuple[str, ...]) -> None:
+        web = tree.container("web")
+        tree.write(f"/proc/{web.init}/net/dev", "Inter-|\n face |bytes\n  eth0: 1 1 0 0 0 0 0 0 1 1 0 0 0 0 0 0\n")
+        tree.write(f"/proc/{web.init}/stat", f"{web.init} (init) S {'1 ' * 18}500 0 0\n")
+        folder = tmp_path / "state"
+        arguments = (*line, "--state-dir", str(folder))
+        run(arguments[0], tree, *arguments[1:], "--peek").well_formed()
+        assert not folder.exists()
+        run(arguments[0], tree, *arguments[1:])
+        (file,) = folder.iterdir()
+        before = file.read_bytes()
+        for more in ((), ("--per-container", "--agent", "http://127.0.0.1:1")):
+            done = run(arguments[0], tree, *arguments[1:], "--peek", *more).well_formed()
+            assert done.first.partition(": ")[2].startswith("web: "), done.first
+            assert [one.read_bytes() for one in folder.iterdir()] == [before]
+
+    def test_it_compares_with_the_previous_run(self, tree: Tree, tmp_path: Path) -> None:
+        web = tree.container("web")
+        arguments = ("--oom-kills-critical", "1", "--state-dir", str(tmp_path / "state"))
+        run("check_container_memory.py", tree, *arguments)
+        web.write("memory.events", "oom_kill 2\n")
+        for more, kills in ((["--peek"], 2), (["--peek", "-v"], 2), ([], 2), (["--peek"], 0)):
+            done = run("check_container_memory.py", tree, *arguments, *more).well_formed()
+            assert done.perfdata["web_oom_kills"]["value"] == str(kills)
+            assert done.status == (2 if kills else 0)

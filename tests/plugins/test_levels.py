@@ -164,3 +164,14 @@ def test_numbers_have_no_exponent(number: float) -> None:
     said = plain(number)
     assert set(said) <= set("-.0123456789")
     assert float(said) == pytest.approx(number, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("80", "80 bytes; 80% would be of the limit"), ("101", "101 bytes"), ("80%", "80%"), ("80M", "80M"),
+        ("64:", "64:"), ("@10:20", "@10:20"), ("0", "0 bytes"),
+    ],
+)  # fmt: skip
+def test_a_forgotten_percent_sign_shows(text: str, said: str) -> None:
+    assert threshold(text).spelt("bytes") == said

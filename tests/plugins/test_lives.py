@@ -50,7 +50,7 @@ def look(tree: Tree, runs: bool = True, **given: object) -> list[Finding]:
     """One run of the check, as far as lives are concerned."""
     host = Host(str(tree.root))
     found = lives.Lives(host, options(**given), ["--root", str(tree.root)])
-    return [*found.findings(Cgroups(host, [WEB.directory]), WEB, runs), *found.finish()]
+    return [*found.findings(Cgroups(host, [WEB.directory]), WEB, runs), *found.remember()]
 
 
 class TestParsers:

@@ -126,12 +126,13 @@ class TestFromRunToRun:
         clock.now += 0.1
         assert str(run.one()).endswith("over 0.5 s")
 
-    def test_a_run_of_long_ago_is_ignored(self, tree: Tree, world: World, clock: Clock, tmp_path: Path) -> None:
-        run = Runs(Rate, tree, tmp_path, "--count", "2")
-        clock.meanwhile = lambda: world.add(100)
-        assert run.one().state is OK
-        clock.now += 3601
-        assert (str(run.one()).startswith("web: grew by 200/s over 0.5 s"), run.one().state) == (True, CRITICAL)
+    def test_a_run_of_long_ago_makes_no_rate(self, tree: Tree, world: World, clock: Clock, tmp_path: Path) -> None:
+        run = Runs(Rate, tree, tmp_path)
+        run()
+        clock.meanwhile = lambda: world.add(1)
+        for seconds, words in ((3599, "over 3599 s"), (3601, "grew by 2/s over 0.5 s")):
+            clock.now += seconds
+            assert str(run.one()).endswith(words)
 
     def test_another_life(self, tree: Tree, world: World, clock: Clock, tmp_path: Path) -> None:
         """Whose counter stands higher than the old one did."""
@@ -248,6 +249,15 @@ class TestCount:
         found = run.one()
         assert str(found) == "web: grew by 200/s over 0.5 s, critical for 1 of 2 runs"
         assert self.runs(run, world, clock, 25) == [CRITICAL]
+
+    def test_runs_a_day_apart_are_a_row(self, tree: Tree, world: World, clock: Clock, tmp_path: Path) -> None:
+        run = Runs(Rate, tree, tmp_path, "--count", "3")
+        clock.meanwhile = lambda: world.add(100)
+        states = []
+        for _ in range(3):
+            states.append(run.one().state)
+            clock.now += 86400
+        assert states == [OK, OK, CRITICAL]
 
     def test_one_that_could_not_tell_neither_counts_nor_ends_a_row(
         self, tree: Tree, world: World, clock: Clock, tmp_path: Path

@@ -129,6 +129,34 @@ def test_all_is_well_in_one_line() -> None:
     assert render.report("Check", OK, findings[:1], notes=["2 not running"]) == "Check OK: ok0: fine (2 not running)"
 
 
+def _of(**states: str) -> list[Finding]:
+    """web="CO": a critical finding of web and one that is OK; host is what is of no container."""
+    letters = {state.name[0]: state for state in State}
+    return [
+        Finding(letters[letter], "" if name == "host" else name, f"{letter.lower()}{number}")
+        for name, kinds in states.items()
+        for number, letter in enumerate(kinds)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("findings", "expected"),
+    [
+        (_of(a="CO", b="OO", c="OOO"), "a: c0, and 2 more OK"),
+        (_of(a="CCCCCO", b="OO"), "a: c0; a: c1; a: c2, and 2 more about it, 1 more OK"),
+        (_of(a="CC", b="CC", c="CO", d="WCO"), "a: c0; a: c1; b: c0, and 1 more about these, 2 more CRITICAL"),
+        (_of(a="C", b="WW", c="WU", d="OO"), "a: c0; c: u1; b: w0, and 2 more about these, 1 more OK"),
+        (_of(a="OO", b="OO", c="O"), "a: o0; a: o1, and 2 more OK"),
+        (_of(a="OOOOO"), "a: o0; a: o1; a: o2, and 2 more about it"),
+        (_of(host="OOO"), "o0, and 2 more OK"),
+        (_of(host="UO", a="O", b="OO"), "u0, and 3 more OK"),
+    ],
+)
+def test_what_is_left_out_is_counted_by_container(findings: list[Finding], expected: str) -> None:
+    """So that "and 95 more OK" of a hundred containers is right, whatever number of findings they have."""
+    assert render.report("Check", worst(findings), findings).split("\n")[0].partition(": ")[2] == expected
+
+
 @given(
     st.lists(st.tuples(st.sampled_from(list(State)), st.text(max_size=30), st.text(max_size=400)), min_size=1),
     st.booleans(),

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
+from sensu_lxc.sources.net_unix import socket_name
 from sensu_lxc.sweep import Reported, parsed
 
 from tests.plugins.agents import CoreHttp, CoreSocket, Go
 from tests.plugins.running import Output, run
-from tests.plugins.trees import Tree
+from tests.plugins.trees import Container, Tree
 
 MEMORY, STATE = "check_container_memory.py", "check_container_state.py"
 
@@ -152,6 +153,140 @@ def test_who_could_not_be_looked_for_is_not_gone(how: str, sweep: Sweep, go: Go)
     if how != "unreadable":
         sweep()
         assert "no longer on this host" in told(go)["old"]["output"], "it was forgotten meanwhile"
+
+
+class TestAnOrphanWhoseDefinitionIsGone:
+    """Nobody lists it any more, and its processes run on."""
+
+    def orphan(self, sweep: Sweep, made: Container) -> None:
+        sweep.tree.stop_listening(socket_name(f"{made.lxcpath}/{made.name}"))
+        shutil.rmtree(sweep.tree.at(f"/proc/{made.monitor}"))
+        shutil.rmtree(made.definition)
+
+    def end(self, sweep: Sweep, made: Container) -> None:
+        for point in sweep.tree.mounts.values():
+            shutil.rmtree(sweep.tree.at(point + made.path))
+
+    @pytest.mark.parametrize(
+        ("script", "status", "words"),
+        [
+            (STATE, 2, "CheckContainerState CRITICAL: old: runs on without its monitor, in "),
+            (MEMORY, 3, "CheckContainerMemory UNKNOWN: old: runs on without its monitor, in "),
+        ],
+    )
+    @pytest.mark.parametrize("arguments", [(), ("-n", "old,web")])
+    def test_is_not_gone_before_they_end(
+        self, sweep: Sweep, go: Go, script: str, status: int, words: str, arguments: tuple[str, ...]
+    ) -> None:
+        sweep.tree.container("web")
+        old = sweep.tree.container("old")
+        sweep(*arguments, script=script)
+        told(go)
+        self.orphan(sweep, old)
+        for _ in range(2):
+            out = sweep(*arguments, script=script)
+            result = told(go)["old"]
+            assert (result["status"], result["output"].startswith(words), result["ttl"]) == (status, True, 180), out.out
+            assert "gone" not in out.first
+        if not arguments:
+            self.end(sweep, old)
+            sweep(script=script)
+            assert "no longer on this host; this is its last result" in told(go)["old"]["output"]
+
+    def test_the_only_one(self, sweep: Sweep, go: Go) -> None:
+        old = sweep.tree.container("old")
+        sweep()
+        told(go)
+        self.orphan(sweep, old)
+        out = sweep()
+        assert (out.state, "no container here" in out.out) == ("UNKNOWN", True)
+        assert told(go)["old"]["status"] == 2
+        self.end(sweep, old)
+        sweep()
+        assert told(go)["old"]["status"] == 0
+
+    def test_beside_a_namesake_elsewhere(self, sweep: Sweep, go: Go) -> None:
+        old = sweep.tree.container("old")
+        sweep()
+        told(go)
+        self.orphan(sweep, old)
+        sweep.tree.container("old", "/srv/lxc", suffix="-1")
+        sweep()
+        results = told(go)
+        assert set(results) == {"old", "_x2f_var_x2f_lib_x2f_lxc_x2f_old"}
+        assert [one["status"] for one in results.values()] == [2, 2]  # both run on one root filesystem, perhaps
+
+    def test_one_of_which_that_can_not_be_seen(self, sweep: Sweep, go: Go) -> None:
+        old = sweep.tree.container("old")
+        sweep.tree.container("web")
+        sweep()
+        told(go)
+        self.orphan(sweep, old)
+        old.write("cgroup.events", "nonsense\n")
+        sweep()
+        assert told(go)["old"]["status"] == 3
+
+
+class TestOomKillsThatNobodyTook:
+    def run(self, sweep: Sweep, *arguments: str) -> Output:
+        return sweep("--oom-kills-critical", "1", *arguments, script=MEMORY)
+
+    def test_are_told_again(self, tree: Tree, tmp_path: Path) -> None:
+        web = tree.container("web")
+        with Go() as there:
+            port = there.port
+            sweep = Sweep(tree, there.url, tmp_path)
+            self.run(sweep)
+        for kills in (2, 3):
+            web.write("memory.events", f"oom_kill {kills}\n")
+            assert self.run(sweep).state == "UNKNOWN"
+        with Go(port) as again:
+            for status, words in ((2, "3 OOM kills since the previous run"), (0, "0 OOM kills")):
+                self.run(sweep, "-v")
+                result = told(again)["web"]
+                assert (result["status"], words in result["output"]) == (status, True), result
+
+    def test_where_the_agent_is_away_at_the_first_run(self, tree: Tree, tmp_path: Path) -> None:
+        """It had nothing to compare with, so that it is what the next one compares with."""
+        web = tree.container("web")
+        web.write("memory.events", "oom_kill 5\n")
+        with Go() as there:
+            port = there.port
+            sweep = Sweep(tree, there.url, tmp_path)
+        self.run(sweep)
+        web.write("memory.events", "oom_kill 6\n")
+        with Go(port) as again:
+            self.run(sweep, "-v")
+            assert "1 OOM kill since the previous run" in told(again)["web"]["output"]
+
+    def test_only_those_of_whom_it_was_refused(self, tree: Tree, tmp_path: Path) -> None:
+        class Strict(Go):
+            refuses = False
+
+            def post(self, path: str, body: bytes, kind: str) -> tuple[int, str]:
+                return (400, "no") if self.refuses and b'"web1"' in body else super().post(path, body, kind)
+
+        made = [tree.container(name) for name in ("web1", "web2")]
+        with Strict() as there:
+            sweep = Sweep(tree, there.url, tmp_path)
+            self.run(sweep)
+            for one in made:
+                one.write("memory.events", "oom_kill 1\n")
+            there.refuses = True
+            self.run(sweep)
+            there.taken.clear()
+            there.refuses = False
+            self.run(sweep)
+            assert {name: one["status"] for name, one in told(there).items()} == {"web1": 2, "web2": 0}
+
+
+def test_what_is_wrong_with_all_is_told_of_each(tmp_path: Path, go: Go) -> None:
+    tree = Tree(tmp_path, "v1")
+    for name in ("web", "db"):
+        tree.container(name)
+    Sweep(tree, go.url, tmp_path)(script="check_container_io.py")
+    for name, result in told(go).items():
+        assert result["output"].startswith(f"CheckContainerIo UNKNOWN: {name}: the kernel counts no I/O of it: on")
 
 
 def test_many_go_by_several_connections(sweep: Sweep, go: Go) -> None:

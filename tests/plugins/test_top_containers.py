@@ -45,7 +45,7 @@ def seen(at: float, **facts: Any) -> Look:
         "state": "RUNNING",
         "cpu": Cpu(1, 0, 0, 0, 0, 4.0, None),
         "memory": Memory(32 * MIB, 0, 0, 0, 64 * MIB, 0, None),
-        "tasks": Pids(1, 5, None),
+        "tasks": Pids(5, None),
         "io": Io(1, {"8:0": (0, 0, 0, 0)}, {}),
         "network": Network(1, {"lo": QUIET, "eth0": QUIET}),
         "pressures": {resource: Pressure(1, 0, 0) for resource in ("cpu", "memory", "io")},
