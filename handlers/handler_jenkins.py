@@ -134,14 +134,14 @@ class HandlerJenkins(handler.Handler):
     def _placing(self, ledger: "Book", group: str, hosts: "Hosts | None", now: "Moment") -> "Place":
         """A function of (fleet, decision) that gives a decision to act its host.
 
-        Sensu is only asked where the policy would act, and then before the ledger is locked for all others: the decision
-        is made again under its lock.
+        Sensu is only asked where the policy would act, and then before the ledger is locked for all others: the
+        decision is made again under its lock.
         """
         if hosts is None:
             return lambda fleet, decision: decision
         fleet, seen = ledger.peek(group, self.event)
         if isinstance(policy.decide(fleet, seen, now, self.wanted.rules), policy.Act):
-            self.doing = f"asking {hosts.where} for the hosts"
+            self.doing = f"asking {hosts.api} for the hosts"
             hosts.look()
         others = [one for other, fleet in ledger.fleets().items() if other != group for one in fleet.requests]
         return lambda fleet, decision: hosts.placed(decision, fleet, others, now.wall)

@@ -233,11 +233,14 @@ class Ledger(Book):
 
     def _peek(self, group: str, key: "Key | None") -> "tuple[Fleet, bool]":
         with self._store.explained():
-            seen = key is not None and self._db.execute(
-                "SELECT 1 FROM decisions WHERE grp = ? AND namespace = ? AND entity = ? AND check_name = ?"
-                " AND incident = ? AND executed = ?",
-                key,
-            ).fetchone()
+            seen = (
+                key is not None
+                and self._db.execute(
+                    "SELECT 1 FROM decisions WHERE grp = ? AND namespace = ? AND entity = ? AND check_name = ?"
+                    " AND incident = ? AND executed = ?",
+                    key,
+                ).fetchone()
+            )
             return self._fleet(group), bool(seen)
 
     def _keep(self, group: str, told: Decision, key: "Key") -> None:

@@ -6,7 +6,7 @@ from .fleet import OUT, Fleet, Request
 from .outcome import clean
 from .policy import Act, Hold
 from .sensu_api import ApiTrouble, connect
-from .settings import JenkinsSettings
+from .settings import JenkinsSettings, Placement
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ class Hosts:
     """The hosts of one group's placement, as Sensu's API tells of them. Raises Misconfigured for what can't be asked.
 
     known  the API's secrets, and notes on them
-    where  host and port of the API
+    api    words for it
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class Hosts:
         about = api_settings(wanted.api, f"{scope}.api", where)
         self.known = api_credentials(about, environ)
         self._sensu = connect(about, self.known, deadline)
-        self.where = self._sensu.where
+        self.api = f"{self._sensu.name}'s API"
         self._hosts: list[placement.Host] | None = None
         self._why = "the hosts were not looked at, as nothing was to be asked for a moment ago"
 
@@ -53,7 +53,7 @@ def of_results(results: "Iterable[Result]", check: str) -> "list[placement.Host]
 
 
 def placed(
-    decision: "Act | Hold", rules: "placement.Placement | None", hosts: "list[placement.Host] | None", why: str,
+    decision: "Act | Hold", rules: "Placement | None", hosts: "list[placement.Host] | None", why: str,
     fleet: Fleet, others: "Iterable[Request]", wall: float,
 ) -> "Act | Hold":  # fmt: skip
     """The decision with its host, or a Hold that says why there is none.

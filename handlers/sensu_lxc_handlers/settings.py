@@ -31,8 +31,9 @@ _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 _GROUP_PLACEHOLDERS = ("check", "entity", "namespace")
 _PARAMETER_PLACEHOLDERS = (*_GROUP_PLACEHOLDERS, "group", "request_id")
 # Names that Jenkins takes for its own when they come in the form of buildWithParameters; REQUEST_ID is the handler's.
-_RESERVED_PARAMETERS = ("REQUEST_ID", "TARGET_ID", "COUNT", "token", "cause", "delay", "json", "statusCode", "redirectTo",
-                        "Jenkins-Crumb")  # fmt: skip
+_RESERVED_PARAMETERS = (
+    "REQUEST_ID", "TARGET_ID", "COUNT", "token", "cause", "delay", "json", "statusCode", "redirectTo", "Jenkins-Crumb",
+)  # fmt: skip
 
 
 # What decides whether and when, see policy.Rules. A group may have its own, and so may a check and an entity.
@@ -440,7 +441,9 @@ def parse_size(value: object) -> "int | None":
     """Bytes of 268435456, "256M", "256MiB" (powers of 1024) or "256MB" (of 1000); None where it is no size."""
     if type(value) is int and value >= 0:
         return value
-    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,3})?)([kKMGTP]?)(i?B)?", value, re.ASCII) if isinstance(value, str) else None
+    match = (
+        re.fullmatch(r"(\d{1,15}(?:\.\d{1,3})?)([kKMGTP]?)(i?B)?", value, re.ASCII) if isinstance(value, str) else None
+    )
     if not match or (match[3] == "iB" and not match[2]):
         return None
     base = 1000 if match[2] and match[3] == "B" else 1024
