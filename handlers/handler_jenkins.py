@@ -9,14 +9,32 @@ in the settings; by default the whole scope) is held for `cooldown`, however man
 import os
 
 from sensu_lxc_handlers import handler, policy, settings
-from sensu_lxc_handlers.fleet import COALESCED, SENT, UNKNOWN
-from sensu_lxc_handlers.ledger import Ledger, moment
-from sensu_lxc_handlers.outcome import ACT, ERROR, HOLD, NO_LEDGER, REFUSED, LedgerUnusable, Outcome, clean
+from sensu_lxc_handlers.fleet import COALESCED, SENT
+from sensu_lxc_handlers.ledger import moment
+from sensu_lxc_handlers.ledgers import open_ledger
+from sensu_lxc_handlers.outcome import (
+    ACT,
+    ERROR,
+    HOLD,
+    NO_LEDGER,
+    REFUSED,
+    LedgerUnusable,
+    Outcome,
+    clean,
+    harmless,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sensu_lxc_handlers.fleet import Request
-    from sensu_lxc_handlers.jenkins import Answer, Jenkins
+    from collections.abc import Callable
+
+    from sensu_lxc_handlers.asking import Asking
+    from sensu_lxc_handlers.fleet import Fleet, Moment, Request
+    from sensu_lxc_handlers.jenkins import Answer
+    from sensu_lxc_handlers.ledger import Book
+    from sensu_lxc_handlers.placing import Hosts
+
+    Place = Callable[[Fleet, "policy.Act | policy.Hold"], "policy.Act | policy.Hold"]
 
 # Kept from the time that Jenkins gets, for writing down what it answered.
 _RECORD_SECONDS = 0.7
@@ -27,8 +45,9 @@ _EXAMPLES = """\
 settings, in Sensu's conf.d or the file of --config:
   {"lxc_autoscale": {"url": "https://jenkins.example/", "job": "lxc_provision",
                      "user": "sensu", "api_token_file": "/etc/sensu/jenkins.token"}}
-  Also: token or token_file (of the job), password_file, parameters, group, cooldown (10m), max_age (2h),
-  timeout (10s; not longer than that of the handler's definition), ledger, ca_file.
+  Also: token or token_file (of the job), password_file, parameters, group, groups, cooldown (10m), breaches, min, max,
+  step, budget, breaker, warm_up, max_age (2h), enabled, placement and api, ledger (a file, or redis://HOST), ca_file,
+  timeout (10s; not longer than that of the handler's definition). README says what each is for.
   SENSU_LXC_JENKINS_TOKEN and SENSU_LXC_JENKINS_API_TOKEN in the environment win over the files.
 
 exit status: 0 done (ACT) or held (HOLD). Else ERROR: 1 Jenkins refused, was not reached, did not come up or did
@@ -63,92 +82,94 @@ class HandlerJenkins(handler.Handler):
         if hold:
             return Outcome(HOLD, hold.code, f"{event}: {hold.text}")
         # All that can be wrong with the settings is found before anything is written down.
-        jenkins = self._jenkins()
+        asking = self._asking()
+        hosts = self._hosts()
         self.doing = f"waiting for the ledger {wanted.ledger}"
-        names = {key: _harmless(getattr(event, key)) for key in ("check", "entity", "namespace")}
-        group = settings.fill(wanted.group, names)
-        with Ledger(wanted.ledger, (self.end - self.started) / 2, read_only=self.options.dry_run) as ledger:
-            if ledger.is_new:
-                self.notes.append(f"the ledger {clean(wanted.ledger)} is new: what was asked for before is not known")
+        names = {key: getattr(event, key) for key in ("check", "entity", "namespace")}
+        group = settings.fill(wanted.group, {key: harmless(name) for key, name in names.items()})
+        with open_ledger(self, wanted, (self.end - self.started) / 2, self.options.dry_run) as ledger:
             now = ledger.moment()
+            place = self._placing(ledger, group, hosts, now)
+            self.doing = f"waiting for the ledger {wanted.ledger}"
             decision, asked = ledger.decide(
-                group, event, wanted.job, now, lambda fleet, seen: policy.decide(fleet, seen, now, rules)
+                group, event, wanted.job, now, lambda fleet, seen: place(fleet, policy.decide(fleet, seen, now, rules))
             )
             if isinstance(decision, policy.Hold):
                 return Outcome(HOLD, decision.code, f"{event}: {decision.text}")
             if asked is None:
                 again = f", again under {decision.previous.request_id}" if decision.previous else ""
+                where = f" on {decision.host}" if decision.host else ""
                 look = ", unless it turns out to have it" if decision.look_first else ""
-                return Outcome(ACT, "dry-run", f"{event}: would ask Jenkins for a build of {wanted.job}{again}{look}")
+                would = f"would ask Jenkins for a build of {wanted.job}{where}{again}{look}"
+                return Outcome(ACT, "dry-run", f"{event}: {would}")
             self.doing = f"asking Jenkins for {asked.request_id}"
-            answer = self._ask(jenkins, asked, decision.look_first, {**names, "group": group})
+            cause = f"{harmless(event.entity)}/{harmless(event.check)} is critical"
+            answer = asking.ask(group, asked, None, names, cause, decision.look_first)
             self.doing = f"recording that {asked.request_id} is {answer.state}"
             return self._record(ledger, group, asked, answer)
 
-    def _jenkins(self) -> "Jenkins":
-        from sensu_lxc_handlers.jenkins import Jenkins  # 25 ms that a HOLD does without
+    def _asking(self) -> "Asking":
+        from sensu_lxc_handlers.asking import Asking  # 25 ms that a HOLD does without
 
         self.doing = "reading the secrets"
         known = settings.credentials(self.wanted, os.environ)
         self.notes += known.notes
-        self.secrets += [secret for secret in (known.job_token, known.login and known.login[1]) if secret]
-        self._job_token = known.job_token
+        self.secrets += known.secrets
         deadline = self.end - min(_RECORD_SECONDS, self.timeout_seconds / 8)
-        return Jenkins(self.wanted.url, known.login, known.needs_crumb, deadline, self.wanted.ca_file)
+        return Asking(self.wanted, known, deadline)
 
-    def _ask(self, jenkins: "Jenkins", asked: "Request", look_first: bool, names: "dict[str, str]") -> "Answer":
-        from sensu_lxc_handlers.jenkins import REQUEST_ID, Answer, Unreadable
+    def _hosts(self) -> "Hosts | None":
+        """Where the hosts' results are to be read from, None where Jenkins chooses the host."""
+        if self.wanted.placement is None:
+            return None
+        from sensu_lxc_handlers.placing import Hosts
 
-        if look_first:
-            try:
-                found = jenkins.find_request(self.wanted.job, asked.request_id, asked.created_wall)
-            except Unreadable as error:
-                return Answer(UNKNOWN, "unknown-outcome", f"it may have got there before, and {error}")
-            if found:
-                where = f"build {found.build}" if found.build else f"queue item {found.queue_item}"
-                return Answer(SENT, "adopted", f"it got there before, {where}", found.queue_item)
-        values = {**names, "request_id": asked.request_id}
-        fields = {"ALERT_CHECK": names["check"], "ALERT_ENTITY": names["entity"]}
-        fields.update((key, settings.fill(value, values)) for key, value in self.wanted.parameters.items())
-        fields[REQUEST_ID] = asked.request_id
-        if asked.containers > 1:
-            fields["COUNT"] = str(asked.containers)
-        if self._job_token:
-            fields.update(token=self._job_token, cause=f"Sensu: {names['entity']}/{names['check']} is critical")
-        return jenkins.trigger(self.wanted.job, fields)
+        # Half of the time is Jenkins', should Sensu not answer.
+        scope, deadline = self.options.json_config, self.started + (self.end - self.started) / 2
+        hosts = Hosts(self.wanted, scope, self.where, os.environ, deadline)
+        self.notes += hosts.known.notes
+        self.secrets += hosts.known.secrets
+        return hosts
 
-    def _record(self, ledger: Ledger, group: str, asked: "Request", answer: "Answer") -> Outcome:
-        now, state, code, text = ledger.moment(), answer.state, answer.code, answer.text
-        text = self.without_secrets(text)
-        said = f"{self.event}: {asked.request_id} of {clean(self.wanted.job, 80)}, {text}"
+    def _placing(self, ledger: "Book", group: str, hosts: "Hosts | None", now: "Moment") -> "Place":
+        """A function of (fleet, decision) that gives a decision to act its host.
+
+        Sensu is only asked where the policy would act, and then before the ledger is locked for all others: the
+        decision is made again under its lock.
+        """
+        if hosts is None:
+            return lambda fleet, decision: decision
+        fleet, seen = ledger.peek(group, self.event)
+        if isinstance(policy.decide(fleet, seen, now, self.wanted.rules), policy.Act):
+            self.doing = f"asking {hosts.api} for the hosts"
+            hosts.look()
+        others = [one for other, fleet in ledger.fleets().items() if other != group for one in fleet.requests]
+        return lambda fleet, decision: hosts.placed(decision, fleet, others, now.wall)
+
+    def _record(self, ledger: "Book", group: str, asked: "Request", answer: "Answer") -> Outcome:
+        from sensu_lxc_handlers.asking import record
+
+        text = self.without_secrets(answer.text)
+
+        def said(text: str) -> str:
+            return f"{self.event}: {asked.request_id} of {clean(asked.job, 80)}, {text}"
+
         try:
-            if code == "sent" and answer.queue_item:
-                # Jenkins before 2.308 says 201 also for a request that it merged into another.
-                other = ledger.shares_queue_item(asked, answer.queue_item, now)
-                if other:
-                    state, code, said = COALESCED, "coalesced", f"{said}, which is also that of {other}"
-            ledger.settle(group, asked, state, now, answer.queue_item, clean(text))
+            answer, now = record(ledger, group, asked, answer, text)
         except LedgerUnusable as error:
-            return Outcome(ERROR, "ledger", f"{said}; but that can't be recorded: {error}", NO_LEDGER)
+            return Outcome(ERROR, "ledger", f"{said(text)}; but that can't be recorded: {error}", NO_LEDGER)
+        state, code, text = answer.state, answer.code, said(answer.text)
         if code == "adopted":
-            return Outcome(HOLD, code, said)
+            return Outcome(HOLD, code, text)
         if state in (SENT, COALESCED):
-            return Outcome(ACT, code, said)
+            return Outcome(ACT, code, text)
         if code == "starting":
             waited = abs(now.wall - asked.created_wall)  # a clock that was set back bounds it as well
             if waited < _STARTING_SECONDS:
-                return Outcome(HOLD, code, f"{said}; the next critical event asks again")
+                return Outcome(HOLD, code, f"{text}; the next critical event asks again")
             since = f"first asked for {policy.duration(waited)} ago"
-            return Outcome(ERROR, "not-up", f"{said}, {since}: see in its log what it waits for", REFUSED)
-        return Outcome(ERROR, code, said, REFUSED)
-
-
-def _harmless(name: str) -> str:
-    """A name out of an event, as it may go into a job's parameters: no more than a word, also in a build step's shell.
-
-    What Sensu itself allows in names stays as it is.
-    """
-    return "".join(c if c.isascii() and (c.isalnum() or c in "_.:-") else "_" for c in name[:128])
+            return Outcome(ERROR, "not-up", f"{text}, {since}: see in its log what it waits for", REFUSED)
+        return Outcome(ERROR, code, text, REFUSED)
 
 
 def main() -> None:

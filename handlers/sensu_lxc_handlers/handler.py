@@ -1,4 +1,4 @@
-"""The fence around a handler: strict options, STDIN, settings, a bound on time, one line, one exit status.
+"""The fence around a handler, or a check of the server: strict options, settings, a bound on time, one exit status.
 
 The only place that knows sensu_plugin. Its SensuHandler gives the names that people know (event, settings, options,
 handle()); what it does with them is replaced, because it loses events, takes misspelt options and ends in tracebacks.
@@ -81,20 +81,20 @@ class Parser(argparse.ArgumentParser):
         raise Misused(f"{clean(message)}; see --help")
 
 
-class Handler(SensuHandler):  # type: ignore[misc]
-    """One handler. A subclass says its name, description and scope, and what to do in handle().
+class Fenced(SensuHandler):  # type: ignore[misc]
+    """A script with settings and an end. A subclass says its name, description and scope, and what to do in work().
 
     self.options   the command line
     self.settings  all of Sensu's settings, or of --config
-    self.event     the Event
     self.notes     sentences to append to the line, whatever it says
-    self.secrets   texts that must not show up anywhere; handle() adds what it learns
+    self.secrets   texts that must not show up anywhere; work() adds what it learns
     """
 
     name = ""
     scope = ""
     description = ""
     examples = ""
+    unforeseen = REFUSED  # the exit status of what nobody thought of, and of time that is up
 
     def __init__(self) -> None:
         super().__init__(autorun=False)
@@ -106,16 +106,26 @@ class Handler(SensuHandler):  # type: ignore[misc]
         self.streams = [1, 2]
         self._saying = threading.Lock()
         self._configured = threading.Event()
-        self.event: Event
         self.settings: dict[str, object] = {}
 
     def configure(self) -> None:
         """Read this handler's scope out of self.settings, and set self.timeout_seconds from it."""
         raise NotImplementedError
 
-    def handle(self) -> Outcome:
-        """Decide on self.event and act."""
+    def work(self, trouble: "Problem | None") -> Outcome:
+        """All of it; trouble is what was wrong with the settings, to be raised."""
         raise NotImplementedError
+
+    def add_options(self, parser: "Parser") -> None:
+        """What the command line knows besides the options that all have."""
+
+    def troubled(self, problem: Problem) -> Outcome:
+        """How a problem is told."""
+        return problem.outcome()
+
+    def rendered(self, outcome: Outcome, notes: str) -> str:
+        """The outcome as it is printed; notes are to be appended to its line."""
+        return clean(f"{self.name} {outcome.word} {outcome.code}: {outcome.text}", 1000) + notes
 
     @property
     def end(self) -> float:
@@ -134,17 +144,7 @@ class Handler(SensuHandler):  # type: ignore[misc]
         except Problem as problem:
             trouble = problem
         self._configured.set()
-        # Before the trouble is told: whoever writes the event must be able to, and the line shall tell which event
-        # was not handled.
-        self.doing = "reading the event from STDIN"
-        self.event = parse(_read_stdin(self.end))
-        try:
-            if trouble:
-                raise trouble
-            return self.handle()
-        except Problem as problem:
-            problem.args = (f"{self.event} not handled: {problem}",)
-            raise
+        return self.work(trouble)
 
     def main(self) -> "NoReturn":
         """Run, say the outcome in one line on stdout, and leave."""
@@ -152,13 +152,13 @@ class Handler(SensuHandler):  # type: ignore[misc]
         try:
             outcome = self.run()
         except Problem as problem:
-            outcome = problem.outcome()
+            outcome = self.troubled(problem)
         except SystemExit as leave:
             # --help; also into a pipe that nobody reads.
             _leave(leave.code if isinstance(leave.code, int) else REFUSED)
         except BaseException as error:  # noqa: BLE001 -- the last fence: one line, and no text that could hold a secret
             what = f"{type(error).__name__} at {_where(error)} while {self.doing}"
-            outcome = Outcome(ERROR, "internal", what, REFUSED)
+            outcome = Outcome(ERROR, "internal", what, self.unforeseen)
         self._say(outcome)
         _leave(outcome.status)
 
@@ -171,9 +171,7 @@ class Handler(SensuHandler):  # type: ignore[misc]
             "--config", metavar="FILE", help="read the settings from this JSON file instead of Sensu's /etc/sensu"
         )
         parser.add_argument("--dry-run", action="store_true", help="decide the same, but ask nobody and record nothing")
-        parser.add_argument(
-            "--map-v2-event-into-v1", action="store_true", help="does nothing: both shapes of event are understood"
-        )
+        self.add_options(parser)
         return parser
 
     def _read_settings(self) -> "tuple[dict[str, object], str]":
@@ -194,8 +192,8 @@ class Handler(SensuHandler):  # type: ignore[misc]
         def watch() -> None:
             self._configured.wait(max(0.0, self.end - time.monotonic()))
             time.sleep(max(0.0, self.end - time.monotonic()))
-            self._say(Outcome(ERROR, "timeout", f"time was up while {self.doing}", REFUSED))
-            _leave(REFUSED)
+            self._say(Outcome(ERROR, "timeout", f"time was up while {self.doing}", self.unforeseen))
+            _leave(self.unforeseen)
 
         threading.Thread(target=watch, daemon=True).start()
 
@@ -211,15 +209,45 @@ class Handler(SensuHandler):  # type: ignore[misc]
     def _say(self, outcome: Outcome) -> None:
         if not self._saying.acquire(blocking=False):
             time.sleep(1)  # the other thread says how it ended, and ends it
-        notes = "".join(f" [{note}]" for note in self.notes)
-        line = clean(f"{self.name} {outcome.word} {outcome.code}: {outcome.text}", 1000) + clean(notes, 1000)
-        line = self.without_secrets(line)
+        notes = clean("".join(f" [{note}]" for note in self.notes), 1000)
+        data = (self.without_secrets(self.rendered(outcome, notes)) + "\n").encode()
         for stream in self.streams:
             try:
-                os.write(stream, (line + "\n").encode())
+                while data:
+                    data = data[os.write(stream, data) :]
                 return
             except OSError:
                 continue
+
+
+class Handler(Fenced):
+    """One handler: handle() decides on self.event and acts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.event: Event
+
+    def handle(self) -> Outcome:
+        """Decide on self.event and act."""
+        raise NotImplementedError
+
+    def work(self, trouble: "Problem | None") -> Outcome:
+        # Before the trouble is told: whoever writes the event must be able to, and the line shall tell which event
+        # was not handled.
+        self.doing = "reading the event from STDIN"
+        self.event = parse(_read_stdin(self.end))
+        try:
+            if trouble:
+                raise trouble
+            return self.handle()
+        except Problem as problem:
+            problem.args = (f"{self.event} not handled: {problem}",)
+            raise
+
+    def add_options(self, parser: Parser) -> None:
+        parser.add_argument(
+            "--map-v2-event-into-v1", action="store_true", help="does nothing: both shapes of event are understood"
+        )
 
 
 def _open_streams() -> "list[int]":

@@ -6,15 +6,27 @@ Every answer below was seen on Jenkins 2.462.3 and 2.568.2 (tests/recordings/jen
 import re
 import time
 from collections import namedtuple
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from .exchange import NotSent, Reply, Server, Unanswered, basic
 from .fleet import COALESCED, REJECTED, SENT, UNKNOWN, UNSENT
+from .following import (
+    ABSENT,
+    CANCELLED,
+    QUEUED,
+    RUNNING,
+    SUCCEEDED,
+    UNREADABLE,
+    UNSUCCESSFUL,
+    Sighting,
+)
 from .outcome import clean
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from .fleet import Request
 
 # The name of the parameter that carries the request's id. The job does its work once per id; see checks/jenkins.
 REQUEST_ID = "REQUEST_ID"
@@ -85,23 +97,101 @@ class Jenkins:
         since_wall is when it was first asked for. Raises Unreadable.
         """
         # The queue first: what leaves it meanwhile is then among the builds.
-        for item in self._list("/queue/api/json", "items[id,actions[parameters[name,value]]]", "items")[1]:
+        for item in self._queue(job):
             if _parameter(item, REQUEST_ID) == request_id:
                 return Found(_number(item.get("id")), None)
-        wanted, page, oldest = "number,queueId,timestamp,actions[parameters[name,value]]", 0, float("inf")
-        while oldest > (since_wall - _CLOCKS_DIFFER_SECONDS) * 1000:
+        for build in self._builds(job, since_wall):
+            if _parameter(build, REQUEST_ID) == request_id:
+                return Found(_number(build.get("queueId")), _number(build.get("number")))
+        return None
+
+    def sightings(self, job: str, requests: "Sequence[Request]") -> "dict[str, Sighting]":
+        """{request id: what is seen of it} for requests of one job: two GETs where each of them is queued or built.
+
+        What can't be read, or not in full, is UNREADABLE with why. ABSENT is only what a whole search did not find.
+        """
+        try:
+            return self._sightings(job, {one.request_id: one for one in requests})
+        except Unreadable as error:
+            return {one.request_id: Sighting(UNREADABLE, detail=str(error)) for one in requests}
+
+    def declared(self, job: str) -> "set[object]":
+        """The names of the job's parameters; Jenkins drops what a job does not declare. Raises Unreadable."""
+        about, _ = self._list(_job_path(job) + "api/json", "property[parameterDefinitions[name]]", "property")
+        return {name for names in _declared(about) for name in names}
+
+    def _sightings(self, job: str, wanted: "dict[str, Request]") -> "dict[str, Sighting]":
+        found: dict[str, Sighting] = {}
+        for item in self._queue(job):
+            request_id = _parameter(item, REQUEST_ID)
+            if isinstance(request_id, str) and request_id in wanted:
+                found[request_id] = Sighting(QUEUED, _number(item.get("id")))
+        built: dict[str, Sighting] = {}
+
+        def read(builds: "Iterator[dict[str, object]]") -> None:
+            for build in builds:
+                request_id = _parameter(build, REQUEST_ID)
+                if isinstance(request_id, str) and request_id in wanted:
+                    built.setdefault(request_id, _seen(build))  # the newest comes first
+                if all(one in built or one in found for one in wanted):
+                    return
+
+        read(self._builds(job, min(one.created_wall for one in wanted.values())))
+        if any(one not in found and one not in built for one in wanted):
+            # What left the queue just before it was read may not have been among the builds yet.
+            read(self._builds(job, float("inf")))
+        for request_id, seen in built.items():
+            # Asked for again after a build that failed, it is on its way; after one that did not, that is the news.
+            if request_id not in found or seen.kind != UNSUCCESSFUL:
+                found[request_id] = seen
+        for request_id, one in wanted.items():
+            if request_id not in found:
+                found[request_id] = self._left(one)
+        return found
+
+    def _left(self, one: "Request") -> Sighting:
+        """What is seen of a request that is neither queued nor built: cancelled, or just on its way between the two."""
+        if one.queue_item is None:
+            return Sighting(ABSENT)
+        path = f"/queue/item/{one.queue_item}/api/json"
+        tree = "cancelled,actions[parameters[name,value]]"
+        try:
+            reply = self._server.exchange("GET", f"{path}?tree={quote(tree, safe='[],')}")
+            if reply.status == 404:  # five minutes after it left the queue
+                return Sighting(ABSENT)
+            if reply.status != 200:
+                raise Unreadable(f"{path} answered {reply.status}")
+            item = reply.json()
+        except (NotSent, Unanswered) as error:
+            raise Unreadable(str(error)) from None
+        except ValueError:
+            raise Unreadable(f"{path} answered no JSON") from None
+        if _parameter(item, REQUEST_ID) != one.request_id:  # Jenkins began its numbers anew
+            return Sighting(ABSENT)
+        if item.get("cancelled") is True:
+            return Sighting(CANCELLED, one.queue_item)
+        return Sighting(UNREADABLE, detail=f"queue item {one.queue_item} has just left the queue")
+
+    def _queue(self, job: str) -> "list[dict[str, object]]":
+        """What of that job is queued. Raises Unreadable."""
+        tree = "items[id,task[url],actions[parameters[name,value]]]"
+        return [item for item in self._list("/queue/api/json", tree, "items")[1] if _is_of(item, job)]
+
+    def _builds(self, job: str, since_wall: float) -> "Iterator[dict[str, object]]":
+        """The builds of a job, newest first, those since then and maybe more; at least one page. Raises Unreadable."""
+        wanted = "number,queueId,timestamp,building,result,actions[parameters[name,value]]"
+        page, oldest = 0, float("inf")
+        while oldest > (since_wall - _CLOCKS_DIFFER_SECONDS) * 1000 or page == 0:
             tree = f"property[parameterDefinitions[name]],allBuilds[{wanted}]{{{page},{page + _BUILDS_PAGE}}}"
             about, builds = self._list(_job_path(job) + "api/json", tree, "allBuilds")
             for build in builds:
-                if _parameter(build, REQUEST_ID) == request_id:
-                    return Found(_number(build.get("queueId")), _number(build.get("number")))
+                yield build
                 oldest = _number(build.get("timestamp")) or oldest
             if not any(REQUEST_ID in names for names in _declared(about)):
                 raise Unreadable(f"the job has no parameter {REQUEST_ID}, so its builds can't be told apart: add it")
             if len(builds) < _BUILDS_PAGE:
-                break
+                return
             page += _BUILDS_PAGE
-        return None
 
     def _list(self, path: str, tree: str, key: str) -> "tuple[dict[str, object], list[dict[str, object]]]":
         """What path answers, and its list of objects under key."""
@@ -241,6 +331,28 @@ _ADVICE = {
     503: _NO_ANSWER,
     504: _NO_ANSWER,
 }
+
+
+def _seen(build: "dict[str, object]") -> Sighting:
+    """What a build, whose request is known, says of it."""
+    numbers = _number(build.get("queueId")), _number(build.get("number"))
+    result = build.get("result")
+    if build.get("building") is True or not isinstance(result, str):
+        return Sighting(RUNNING, *numbers)
+    if result == "SUCCESS":
+        return Sighting(SUCCEEDED, *numbers)
+    return Sighting(UNSUCCESSFUL, *numbers, f"ended as {clean(result, 40)}")
+
+
+def _is_of(item: "dict[str, object]", job: str) -> bool:
+    """Whether a queue item is of that job, as far as it says. Its URL is of the configured root, whatever that is."""
+    task = item.get("task")
+    url = task.get("url") if isinstance(task, dict) else None
+    if not isinstance(url, str):
+        return True
+    # Names match without regard to case on a plain controller.
+    path = unquote(urlsplit(url).path).rstrip("/").casefold()
+    return path.endswith(unquote(_job_path(job)).rstrip("/").casefold())
 
 
 def _parameter(thing: object, name: str) -> object:

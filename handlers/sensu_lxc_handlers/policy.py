@@ -315,8 +315,10 @@ def _less(fleet: Fleet, missing: "list[str]", unwell: "list[str]", now: Moment, 
 def intended(fleet: Fleet, act: Act, event: "Event | None", job: str, now: Moment) -> "tuple[Fleet, Request]":
     """(the fleet, the request) once it is written down that act is about to be asked for."""
     if act.previous is not None:
-        # The outcome of the attempt before stays to be read until this one has its own.
-        one = act.previous._replace(attempt=act.previous.attempt + 1, state=INTENT, at=now, asked=now)
+        # The outcome of the attempt before stays to be read until this one has its own. Where Jenkins surely never got
+        # it, another job may be named in the settings by now: a misspelt one was refused.
+        job = act.previous.job if act.look_first else job
+        one = act.previous._replace(attempt=act.previous.attempt + 1, state=INTENT, at=now, asked=now, job=job)
         return fleet.replaced(one), one
     entity, check = (event.entity, event.check) if event is not None else ("", "")
     one = Request(

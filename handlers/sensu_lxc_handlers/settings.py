@@ -22,18 +22,24 @@ DEFAULT_LEDGER = "/var/lib/sensu/sensu-lxc/ledger.sqlite"
 TOKEN_VARIABLE = "SENSU_LXC_JENKINS_TOKEN"
 API_TOKEN_VARIABLE = "SENSU_LXC_JENKINS_API_TOKEN"
 
+LEDGER_PASSWORD_VARIABLE = "SENSU_LXC_LEDGER_PASSWORD"
+FREE_MEMORY, CONTAINERS, SPREAD = "free_memory", "containers", "spread"
+REDIS = ("redis://", "rediss://", "unix://")
+
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 _GROUP_PLACEHOLDERS = ("check", "entity", "namespace")
 _PARAMETER_PLACEHOLDERS = (*_GROUP_PLACEHOLDERS, "group", "request_id")
 # Names that Jenkins takes for its own when they come in the form of buildWithParameters; REQUEST_ID is the handler's.
-_RESERVED_PARAMETERS = ("REQUEST_ID", "token", "cause", "delay", "json", "statusCode", "redirectTo", "Jenkins-Crumb")
+_RESERVED_PARAMETERS = (
+    "REQUEST_ID", "TARGET_ID", "COUNT", "token", "cause", "delay", "json", "statusCode", "redirectTo", "Jenkins-Crumb",
+)  # fmt: skip
 
 
 # What decides whether and when, see policy.Rules. A group may have its own, and so may a check and an entity.
 _RULES = ("cooldown", "max_age", "breaches", "min", "max", "step", "budget", "breaker", "warm_up", "quiet",
           "cooldown_in", "enabled")  # fmt: skip
-_OF_GROUPS = (*_RULES, "job", "parameters", "decommission_job")
+_OF_GROUPS = (*_RULES, "job", "parameters", "decommission_job", "placement", "verify_command")
 # Whoever runs an agent says what its events wish, so that they choose among what the settings name, below their max.
 _BY_EVENTS = (*_RULES, "group", "job")
 _MATCHES = ("check", "entity", "namespace")
@@ -42,11 +48,14 @@ _MATCHES = ("check", "entity", "namespace")
 class JenkinsSettings(namedtuple(
     "JenkinsSettings", "url job user token token_file api_token_file password_file parameters group cooldown max_age"
     " timeout ledger ca_file breaches min max step budget breaker warm_up quiet cooldown_in enabled groups"
-    " decommission_job")):  # fmt: skip
+    " decommission_job api placement verify_command ledger_password_file")):  # fmt: skip
     """The scope of handler_jenkins: durations in seconds, texts as they were given, "" where there was nothing.
 
     breaches, budget  (how many, of so many runs) and (how many, within so many seconds)
     groups            {name: (patterns of check, entity and namespace, what differs from the rest of the scope)}
+    api               the object as it was given, for api_settings(); None where there is none
+    placement         Placement, or None where Jenkins chooses the host
+    verify_command    tuple of words, () where there is none
     """
 
     __slots__ = ()
@@ -61,6 +70,19 @@ class JenkinsSettings(namedtuple(
         )  # fmt: skip
 
 
+class Placement(namedtuple("Placement", "by check parameter need_bytes max_age")):
+    """How the host of a new container is chosen.
+
+    by          FREE_MEMORY (the most), CONTAINERS (the fewest that run) or SPREAD (the fewest of this group)
+    check       pattern of the check whose latest results tell of the hosts
+    parameter   of the job, that takes the host's name
+    need_bytes  free memory that a host must have for each container
+    max_age     how old a result may be, in seconds
+    """
+
+    __slots__ = ()
+
+
 class Credentials(namedtuple("Credentials", "job_token login needs_crumb notes")):
     """What proves who asks.
 
@@ -71,6 +93,10 @@ class Credentials(namedtuple("Credentials", "job_token login needs_crumb notes")
     """
 
     __slots__ = ()
+
+    @property
+    def secrets(self) -> "list[str]":
+        return [secret for secret in (self.job_token, self.login and self.login[1]) if secret]
 
 
 def merge_files(paths: "Iterable[str]") -> "tuple[dict[str, object], list[str]]":
@@ -186,19 +212,83 @@ def jenkins_settings(settings: "Mapping[str, object]", scope: str, where: str) -
         api_token_file=known.path("api_token_file"), password_file=known.path("password_file"),
         parameters=_parameters(f"{scope}.parameters", given.get("parameters", {})), group=group,
         cooldown=seconds("cooldown", 600, 0, 30 * 86400), max_age=seconds("max_age", 7200, 60, 30 * 86400),
-        timeout=seconds("timeout", 10, 2, 600), ledger=known.path("ledger", DEFAULT_LEDGER),
+        timeout=seconds("timeout", 10, 2, 600), ledger=_ledger(known),
         ca_file=known.path("ca_file"), breaches=(breaches[0], int(breaches[1] or breaches[0])),
         min=number("min", 0, 0, 1000), max=number("max", 10, 0, 1000), step=number("step", 1, 1, 20),
         budget=(budget[0], budget[1] or 3600.0),
         breaker=number("breaker", 3, 0, 100), warm_up=seconds("warm_up", 300, 0, 86400),
         quiet=seconds("quiet", 1800, 60, 30 * 86400), cooldown_in=seconds("cooldown_in", 600, 0, 30 * 86400),
-        enabled=enabled, groups=_groups(given, scope), decommission_job=job("decommission_job"),
+        enabled=enabled, groups=_groups(given, scope), decommission_job=job("decommission_job"), api=given.get("api"),
+        placement=_placement(given, scope, where), verify_command=_command(text("verify_command"), scope),
+        ledger_password_file=known.path("ledger_password_file"),
     )  # fmt: skip
+    if parsed.placement and parsed.api is None:
+        raise Misconfigured(f"{scope}.placement needs {scope}.api, where the hosts' latest results are")
+    if parsed.placement and parsed.placement.parameter in parsed.parameters:
+        raise Misconfigured(f"{scope}.parameters may not hold {parsed.placement.parameter}: placement chooses it")
     if parsed.max and parsed.min > parsed.max:
         raise Misconfigured(f"{scope}.min is {parsed.min} and {scope}.max {parsed.max}: exchange them")
     for name in parsed.groups:
         jenkins_settings({scope: _as_group(given, name)}, scope, f"{where} for the group {name}")
     return parsed
+
+
+def _ledger(known: Scope) -> str:
+    """The path of the ledger, or the URL of a Redis."""
+    given = known.text("ledger")
+    if not given.startswith(REDIS):
+        if "://" in given:
+            raise Misconfigured(f'{known.name}.ledger must be an absolute path, or "redis://HOST:6379/0"')
+        return known.path("ledger", DEFAULT_LEDGER)
+    from urllib.parse import urlsplit
+
+    try:
+        parts = urlsplit(given)
+        port = parts.port
+    except ValueError:
+        raise Misconfigured(f"{known.name}.ledger is no URL: write redis://HOST:6379/0") from None
+    if parts.password is not None or "password" in parts.query:
+        why = "it would end up in logs: use ledger_password_file"
+        raise Misconfigured(f"{known.name}.ledger must not hold the password, {why}")
+    if not (parts.hostname or (parts.scheme == "unix" and parts.path and port is None)) or parts.fragment:
+        raise Misconfigured(f"{known.name}.ledger must name a Redis: redis://HOST:6379/0")
+    return given
+
+
+def _command(text: str, scope: str) -> "tuple[str, ...]":
+    """verify_command as its words."""
+    if not text:
+        return ()
+    import shlex
+
+    key = f"{scope}.verify_command"
+    try:
+        words = tuple(shlex.split(text))
+    except ValueError as error:
+        raise Misconfigured(f"{key} can't be split into words: {error}") from None
+    check_placeholders(key, " ".join(words), ("name", "host"))
+    if "{name}" not in " ".join(words[1:]) or "{" in words[0]:
+        raise Misconfigured(f"{key} must be a program and its arguments, with {{name}} for the container's name")
+    return words
+
+
+def _placement(given: "Mapping[str, object]", name: str, where: str) -> "Placement | None":
+    if given.get("placement") is None:
+        return None
+    key = f"{name}.placement"
+    known = Scope({key: given["placement"]}, key, where, ("by", "check", "parameter", "need", "max_age"),
+                  '{"by": "free_memory", "need": "256M"}')  # fmt: skip
+    by = known.text("by", FREE_MEMORY)
+    if by not in (FREE_MEMORY, CONTAINERS, SPREAD):
+        raise Misconfigured(f"{key}.by must be {FREE_MEMORY}, {CONTAINERS} or {SPREAD}")
+    need = parse_size(known.given.get("need", 0))
+    if need is None:
+        raise Misconfigured(f'{key}.need must be a size such as "256M" or "1.5G"')
+    parameter = known.text("parameter", "LXC_HOST")
+    if parameter in _RESERVED_PARAMETERS or not re.fullmatch(r"\w{1,100}", parameter, re.ASCII):
+        raise Misconfigured(f"{key}.parameter must be the name of a parameter of the job, such as LXC_HOST")
+    check = known.text("check", "check_host_capacity")
+    return Placement(by, check, parameter, need, known.seconds("max_age", 600, 10, 86400))
 
 
 def for_event(
@@ -307,8 +397,7 @@ def credentials(settings: JenkinsSettings, environ: "Mapping[str, str]") -> Cred
     notes: list[str] = []
 
     def secret(key: str, variable: str) -> str:
-        given = environ.get(variable)
-        return printable(given, variable) if given else read_secret(key, getattr(settings, key), notes)
+        return _secret(key, getattr(settings, key), variable, environ, notes)
 
     job_token = secret("token_file", TOKEN_VARIABLE) or printable(settings.token, "token")
     api_token = secret("api_token_file", API_TOKEN_VARIABLE)
@@ -323,6 +412,19 @@ def credentials(settings: JenkinsSettings, environ: "Mapping[str, str]") -> Cred
     return Credentials(job_token, login, not api_token, notes)
 
 
+def ledger_password(settings: JenkinsSettings, environ: "Mapping[str, str]", notes: "list[str]") -> str:
+    """The password of the Redis that holds the ledger, "" where there is none."""
+    return _secret(
+        "ledger_password_file", settings.ledger_password_file, LEDGER_PASSWORD_VARIABLE, environ, notes
+    )  # fmt: skip
+
+
+def _secret(key: str, path: str, variable: str, environ: "Mapping[str, str]", notes: "list[str]") -> str:
+    """A secret from its variable, else from its file."""
+    given = environ.get(variable)
+    return printable(given, variable) if given else read_secret(key, path, notes)
+
+
 def parse_duration(value: object) -> "float | None":
     """Seconds of 90, "90", "90s", "10m", "2h" or "1d"; None where it is nothing of that."""
     if isinstance(value, bool):
@@ -333,6 +435,19 @@ def parse_duration(value: object) -> "float | None":
         return None
     match = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,3})?)\s*([smhd]?)\s*", value, re.ASCII)
     return float(match[1]) * _UNITS[match[2]] if match else None
+
+
+def parse_size(value: object) -> "int | None":
+    """Bytes of 268435456, "256M", "256MiB" (powers of 1024) or "256MB" (of 1000); None where it is no size."""
+    if type(value) is int and value >= 0:
+        return value
+    match = (
+        re.fullmatch(r"(\d{1,15}(?:\.\d{1,3})?)([kKMGTP]?)(i?B)?", value, re.ASCII) if isinstance(value, str) else None
+    )
+    if not match or (match[3] == "iB" and not match[2]):
+        return None
+    base = 1000 if match[2] and match[3] == "B" else 1024
+    return int(float(match[1]) * base ** " KMGTP".index(match[2].upper() or " "))
 
 
 def fill(template: str, values: "Mapping[str, str]") -> str:
