@@ -5,8 +5,9 @@ for here at most once, then what became of it is written down here.
 """
 
 from .fleet import COALESCED, IN, SENT, UNKNOWN, Moment, Request
+from .following import ABSENT, CANCELLED, UNREADABLE
 from .instances import PREFIX_PARAMETER, prefix_of
-from .jenkins import REQUEST_ID, Answer, Jenkins, Unreadable
+from .jenkins import REQUEST_ID, Answer, Jenkins
 from .outcome import clean, harmless
 from .settings import Credentials, JenkinsSettings, fill
 
@@ -34,13 +35,12 @@ class Asking:
         look_first  it may have got there before
         """
         if look_first:
-            try:
-                found = self.jenkins.find_request(asked.job, asked.request_id, asked.created_wall)
-            except Unreadable as error:
-                return Answer(UNKNOWN, "unknown-outcome", f"it may have got there before, and {error}")
-            if found:
-                where = f"build {found.build}" if found.build else f"queue item {found.queue_item}"
-                return Answer(SENT, "adopted", f"it got there before, {where}", found.queue_item)
+            seen = self.jenkins.sightings(asked.job, [asked])[asked.request_id]
+            if seen.kind == UNREADABLE:
+                return Answer(UNKNOWN, "unknown-outcome", f"it may have got there before, and {seen.detail}")
+            if seen.kind not in (ABSENT, CANCELLED):
+                where = f"build {seen.build}" if seen.build else f"queue item {seen.queue_item}"
+                return Answer(SENT, "adopted", f"it got there before, {where}", seen.queue_item)
         fields = self._fields_of_in(group, asked, target) if asked.way == IN else self._fields(group, asked, names)
         if asked.host and self._wanted.placement:
             fields[self._wanted.placement.parameter] = asked.host

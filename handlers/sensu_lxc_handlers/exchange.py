@@ -52,7 +52,10 @@ class Reply:
 
     def json(self) -> "dict[str, object]":
         """The body's JSON object. Raises ValueError where it is none."""
-        value = json.loads(self.body)
+        try:
+            value = json.loads(self.body)
+        except RecursionError:
+            raise ValueError("nested too deep") from None
         if not isinstance(value, dict):
             raise ValueError("not an object")
         return value
@@ -185,8 +188,16 @@ def _explain(error: Exception, where: str, sending: bool) -> "NotSent | Unanswer
     if sending:
         return Unanswered(f"the connection broke before an answer: {what}")
     if type(error).__module__ == "ssl":
-        return NotSent("tls", f"{what}: does ca_file hold the authority that signed the certificate?", again=False)
+        return NotSent("tls", f"{what}: {_tls_advice(str(words))}", again=False)
     return NotSent("unreachable", f"could not connect: {what}")
+
+
+def _tls_advice(words: str) -> str:
+    if "mismatch" in words or "not valid for" in words:
+        return "url must name the server as its certificate does"
+    if "certificate" in words or "issuer" in words or "signed" in words:
+        return "does ca_file hold the authority that signed the certificate?"
+    return "does it speak TLS 1.2 or later on that port?"
 
 
 def _http_client(with_tls: bool) -> "Any":

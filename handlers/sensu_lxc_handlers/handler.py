@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _EVENT_BYTES = 8 << 20
 _DEFAULT_TIMEOUT_SECONDS = 10.0
+_SAY_SECONDS = 0.3  # for whoever reads the line slowly
 
 
 def _sensu_plugin() -> "tuple[Any, Any]":
@@ -75,7 +76,13 @@ class Parser(argparse.ArgumentParser):
     """argparse that takes no abbreviation and raises Misused instead of exiting with 2 lines."""
 
     def __init__(self, **options: "Any") -> None:
-        super().__init__(allow_abbrev=False, formatter_class=_Format, **options)
+        try:
+            super().__init__(allow_abbrev=False, formatter_class=_Format, **options)
+        except TypeError:  # that of PyPI, of Python 2.7, which sensu-plugin brings along
+            raise Misused(
+                f"{argparse.__file__} hides Python's own argparse, and is an old one; put a virtual environment's bin/ "
+                "first on PATH rather than its site-packages on PYTHONPATH"
+            ) from None
 
     def error(self, message: str) -> "NoReturn":
         raise Misused(f"{clean(message)}; see --help")
@@ -175,7 +182,7 @@ class Fenced(SensuHandler):  # type: ignore[misc]
         return parser
 
     def _read_settings(self) -> "tuple[dict[str, object], str]":
-        if self.options.config:
+        if self.options.config is not None:
             return settings.read_file(self.options.config), self.options.config
         chosen = os.environ.get("SENSU_LOADED_TEMPFILE") or os.environ.get("SENSU_CONFIG_FILES")
         try:
@@ -208,16 +215,26 @@ class Fenced(SensuHandler):  # type: ignore[misc]
 
     def _say(self, outcome: Outcome) -> None:
         if not self._saying.acquire(blocking=False):
-            time.sleep(1)  # the other thread says how it ended, and ends it
+            time.sleep(1)  # the other thread says how it ended, unless nobody reads it
+            return
         notes = clean("".join(f" [{note}]" for note in self.notes), 1000)
         data = (self.without_secrets(self.rendered(outcome, notes)) + "\n").encode()
+        until = max(self.end, time.monotonic()) + _SAY_SECONDS
         for stream in self.streams:
-            try:
-                while data:
-                    data = data[os.write(stream, data) :]
+            if _written(stream, data, until):
                 return
-            except OSError:
-                continue
+
+
+def _written(stream: int, data: bytes, until: float) -> bool:
+    """Whether all of it went there by that time. What select() promises room for does not block in so small pieces."""
+    try:
+        while data:
+            if not select.select([], [stream], [], max(0.0, until - time.monotonic()))[1]:
+                return False
+            data = data[os.write(stream, data[: select.PIPE_BUF]) :]
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 class Handler(Fenced):

@@ -6,7 +6,7 @@ Every answer below was seen on Jenkins 2.462.3 and 2.568.2 (tests/recordings/jen
 import re
 import time
 from collections import namedtuple
-from urllib.parse import quote, unquote, urlencode, urlsplit
+from urllib.parse import quote, quote_plus, unquote, urlencode, urlsplit
 
 from .exchange import NotSent, Reply, Server, Unanswered, basic
 from .fleet import COALESCED, REJECTED, SENT, UNKNOWN, UNSENT
@@ -24,7 +24,7 @@ from .outcome import clean
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from .fleet import Request
 
@@ -35,6 +35,10 @@ REQUEST_ID = "REQUEST_ID"
 _RETRY_PAUSES = (0.5, 1.0)
 _BUILDS_PAGE = 100
 _CLOCKS_DIFFER_SECONDS = 3600
+_BETWEEN_QUEUE_AND_BUILD_SECONDS = 0.2
+# What Jenkins answers to a request that it does not take. Another status is of what stands before it, which may have
+# handed the request on.
+_NO = (301, 302, 303, 307, 308, 400, 401, 403, 404, 405, 409, 500)
 
 
 class Answer(namedtuple("Answer", "state code text queue_item again", defaults=(None, False))):
@@ -46,12 +50,6 @@ class Answer(namedtuple("Answer", "state code text queue_item again", defaults=(
     queue_item  number in Jenkins' queue, None where it gave none
     again       bool: asking again in a moment may help
     """
-
-    __slots__ = ()
-
-
-class Found(namedtuple("Found", "queue_item build")):
-    """Where a request was found: number of its queue item, and of its build or None while it is queued."""
 
     __slots__ = ()
 
@@ -76,6 +74,7 @@ class Jenkins:
         headers = {"Authorization": basic(*login)} if login else {}
         self._server = Server(url, headers, deadline, ca_file, "https://jenkins.example/ or …/jenkins/")
         self._anonymous = login is None
+        self._secrets = [login[1], headers["Authorization"].partition(" ")[2]] if login else []
         self._needs_crumb = needs_crumb
 
     def trigger(self, job: str, fields: "Mapping[str, str]") -> Answer:
@@ -84,26 +83,13 @@ class Jenkins:
         Sends at most one request that may have reached Jenkins.
         """
         path, form = _job_path(job) + "buildWithParameters", urlencode(fields)
+        self._secrets += [fields["token"]] if fields.get("token") else []
         for pause in (*_RETRY_PAUSES, None):
             answer = self._trigger_once(path, form)
             if not answer.again or pause is None or self._server.left() < 2 * pause:
                 break
             time.sleep(pause)
         return answer
-
-    def find_request(self, job: str, request_id: str, since_wall: float) -> "Found | None":
-        """The queue item or build of job that has this REQUEST_ID. None only after a search that could not miss it.
-
-        since_wall is when it was first asked for. Raises Unreadable.
-        """
-        # The queue first: what leaves it meanwhile is then among the builds.
-        for item in self._queue(job):
-            if _parameter(item, REQUEST_ID) == request_id:
-                return Found(_number(item.get("id")), None)
-        for build in self._builds(job, since_wall):
-            if _parameter(build, REQUEST_ID) == request_id:
-                return Found(_number(build.get("queueId")), _number(build.get("number")))
-        return None
 
     def sightings(self, job: str, requests: "Sequence[Request]") -> "dict[str, Sighting]":
         """{request id: what is seen of it} for requests of one job: two GETs where each of them is queued or built.
@@ -139,6 +125,7 @@ class Jenkins:
         read(self._builds(job, min(one.created_wall for one in wanted.values())))
         if any(one not in found and one not in built for one in wanted):
             # What left the queue just before it was read may not have been among the builds yet.
+            time.sleep(_BETWEEN_QUEUE_AND_BUILD_SECONDS)
             read(self._builds(job, float("inf")))
         for request_id, seen in built.items():
             # Asked for again after a build that failed, it is on its way; after one that did not, that is the news.
@@ -180,16 +167,21 @@ class Jenkins:
     def _builds(self, job: str, since_wall: float) -> "Iterator[dict[str, object]]":
         """The builds of a job, newest first, those since then and maybe more; at least one page. Raises Unreadable."""
         wanted = "number,queueId,timestamp,building,result,actions[parameters[name,value]]"
-        page, oldest = 0, float("inf")
+        page, oldest, lowest = 0, float("inf"), 0
         while oldest > (since_wall - _CLOCKS_DIFFER_SECONDS) * 1000 or page == 0:
-            tree = f"property[parameterDefinitions[name]],allBuilds[{wanted}]{{{page},{page + _BUILDS_PAGE}}}"
+            builds_tree = f"allBuilds[{wanted}]{{{page},{page + _BUILDS_PAGE}}}"
+            tree = f"nextBuildNumber,property[parameterDefinitions[name]],{builds_tree}"
             about, builds = self._list(_job_path(job) + "api/json", tree, "allBuilds")
             for build in builds:
                 yield build
                 oldest = _number(build.get("timestamp")) or oldest
+                lowest = _number(build.get("number")) or lowest
+            lowest = lowest or _number(about.get("nextBuildNumber")) or 1
             if not any(REQUEST_ID in names for names in _declared(about)):
                 raise Unreadable(f"the job has no parameter {REQUEST_ID}, so its builds can't be told apart: add it")
             if len(builds) < _BUILDS_PAGE:
+                if lowest > 1 and oldest > since_wall * 1000 and since_wall != float("inf"):
+                    raise Unreadable("older builds were discarded, its own perhaps: let the job keep those of a day")
                 return
             page += _BUILDS_PAGE
 
@@ -245,13 +237,22 @@ class Jenkins:
             is_starting, doubt = self._doubt()
         if is_starting:
             return Answer(UNSENT, "starting", f"{what}: Jenkins is starting", again=True)
-        text = f"{what}: {_advice(reply, self._anonymous)}" + (f"; or url leads elsewhere: {doubt}" if doubt else "")
-        if status in (429, 503):
+        text = f"{what}: {_advice(reply, self._anonymous, self._redacted)}" + (
+            f"; or url leads elsewhere: {doubt}" if doubt else ""
+        )
+        if status == 429 or (status == 503 and not sent):
             return Answer(UNSENT, "unreachable", text, again=True)
-        if status == 201 or status > 500 or (status == 500 and doubt):
+        if status not in _NO or (status == 500 and doubt):
             # Not Jenkins' word: whether it got the request is anybody's guess, unless that was only a look.
             return Answer(UNKNOWN if sent else UNSENT, "unknown-outcome" if sent else "unreachable", text)
         return Answer(REJECTED, "rejected", text)
+
+    def _redacted(self, text: str) -> str:
+        """What a server said, without the secrets that it may echo, before anything is cut off it."""
+        for secret in self._secrets:
+            for form in (secret, quote(secret, safe=""), quote_plus(secret), quote(secret)):
+                text = text.replace(form, "***")
+        return text
 
     def _doubt(self) -> "tuple[bool, str]":
         """(is this a Jenkins that starts, why it may be none; "" where it is one that is up).
@@ -275,16 +276,25 @@ def _job_path(job: str) -> str:
 def _crumb(reply: Reply) -> "dict[str, str]":
     """The headers that show that who POSTs had fetched the crumb; it counts only with its session's cookie."""
     given = reply.json()
-    field, crumb = str(given.get("crumbRequestField")), str(given.get("crumb"))
+    field, crumb = given.get("crumbRequestField"), given.get("crumb")
     cookies = "; ".join(cookie.partition(";")[0] for cookie in reply.headers.get_all("Set-Cookie", []))
-    if not re.fullmatch(r"[\w.-]{1,100}", field, re.ASCII) or not (crumb + cookies).isprintable():
+    if not isinstance(field, str) or not re.fullmatch(
+        r"[\w.-]{0,40}crumb[\w.-]{0,40}", field, re.ASCII | re.IGNORECASE
+    ):
+        raise ValueError("its answer makes no sense")
+    if (
+        not isinstance(crumb, str)
+        or not crumb
+        or not (crumb + cookies).isascii()
+        or not (crumb + cookies).isprintable()
+    ):
         raise ValueError("its answer makes no sense")
     return {field: crumb, "Cookie": cookies} if cookies else {field: crumb}
 
 
 def _queue_item(reply: Reply) -> "int | None":
     """N of Location …/queue/item/N/. The rest of it is made of the request's Host header and must not be followed."""
-    match = re.search(r"/queue/item/(\d{1,18})/?$", reply.headers.get("Location") or "", re.ASCII)
+    match = re.search(r"/queue/item/(\d{1,18})/$", reply.headers.get("Location") or "", re.ASCII)
     return int(match[1]) if match else None
 
 
@@ -296,7 +306,7 @@ def _is_starting(reply: Reply) -> bool:
     return reply.status == 503 and ("X-Jenkins" in reply.headers or b"Jenkins" in reply.body)
 
 
-def _advice(reply: Reply, anonymous: bool) -> str:
+def _advice(reply: Reply, anonymous: bool, redacted: "Callable[[str], str]") -> str:
     """What to configure, by status and the words on Jenkins' error page."""
     page, location = reply.body.decode("utf-8", "replace"), reply.headers.get("Location") or ""
     if "Invalid token" in page:
@@ -305,14 +315,15 @@ def _advice(reply: Reply, anonymous: bool) -> str:
         return "set user and api_token_file" if anonymous else "a proxy loses the crumb's session: use api_token_file"
     missing = reply.headers.get("X-Required-Permission")
     if missing:
-        return f"the user lacks {clean(missing, 80)}"
+        return f"the user lacks {clean(redacted(missing), 80)}"
     if reply.status in (301, 302, 303, 307, 308):
         # A veto sends to the job's page; a proxy that wants another scheme or host sends to the same path there.
         if "/job/" in location and "buildWithParameters" not in location:
             return "the queue did not take it: a plugin vetoes builds, or the job can't be built now"
         if "login" in location.lower():
             return "it is sent to a login page: url must lead to Jenkins itself, not through single sign-on"
-        return f"it is redirected to {clean(location.partition('?')[0], 120)}: set url to where that leads"
+        where = clean(redacted(location).partition("?")[0], 120) or "nowhere"
+        return f"it is redirected to {where}: set url to where that leads"
     return _ADVICE.get(reply.status, "that is not how Jenkins answers: does url lead to it?")
 
 
@@ -320,7 +331,7 @@ _NO_ANSWER = "what stands before Jenkins has no answer from it: is it up?"
 _ADVICE = {
     201: "it names no queue item, as Jenkins does: does url lead to it?",
     400: "the job takes no parameters: it needs REQUEST_ID (checks/jenkins/lxc_provision.xml has it)",
-    401: "user or api_token_file is wrong",
+    401: "user, or his token or password, is wrong",
     403: "the job has another `token` or none was given, or the user may not build it (Job/Build)",
     404: "there is no such job, or the user may not see it: check job, url (its context path), and Job/Read",
     405: "the job can't be built like this: check that `job` is a job and no folder",

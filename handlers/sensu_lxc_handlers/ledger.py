@@ -43,9 +43,8 @@ CREATE INDEX changes_by_time ON changes (wall);
 KEEP_SECONDS = 30 * 86400
 # What is to be done before a ledger that is lost or damaged is begun anew.
 FIRST = "look in Jenkins what was asked for lately"
-# A number in Jenkins' queue names the same item only as long as that controller lives; a day is a guess on the long
-# side.
-_SAME_QUEUE_SECONDS = 86400
+# A number in Jenkins' queue names the same item only as long as that controller lives, and an item stays in the queue.
+_SAME_QUEUE_SECONDS = 600
 
 # What was decided on one alert (key: see _key) or by a look of the reconciler (no alert, all of them "").
 Decision = namedtuple("Decision", "group namespace entity check executed wall word code text request_id")

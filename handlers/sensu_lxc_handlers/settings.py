@@ -430,7 +430,7 @@ def parse_duration(value: object) -> "float | None":
     if isinstance(value, bool):
         return None
     if isinstance(value, (int, float)):
-        return float(value)
+        return float(value) if abs(value) < 1e12 else None
     if not isinstance(value, str):
         return None
     match = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,3})?)\s*([smhd]?)\s*", value, re.ASCII)
@@ -488,7 +488,8 @@ def _read_object(path: str) -> "dict[str, object]":
         raise Misconfigured(f"{clean(path)}: {error.strerror}") from None
     except ValueError as error:
         # A decoding error quotes the content, which may be a secret; a JSON error only says where and what.
-        what = str(error) if isinstance(error, json.JSONDecodeError) else "not UTF-8"
+        what = "not UTF-8" if isinstance(error, UnicodeDecodeError) else "a number of thousands of digits"
+        what = str(error) if isinstance(error, json.JSONDecodeError) else what
         raise Misconfigured(f"{clean(path)}: not JSON, {what}") from None
     except RecursionError:
         raise Misconfigured(f"{clean(path)}: nested too deep") from None

@@ -203,7 +203,7 @@ def test_users_who_may_not(tmp_path, jenkins, user, says):
 
 def test_wrong_credentials_and_the_pause_after_them(setup, jenkins):
     setup.secret("api", "wrong")
-    assert "user or api_token_file is wrong" in setup.run(core_event()).line
+    assert "user, or his token or password, is wrong" in setup.run(core_event()).line
     held = setup.run(core_event(incident="j"))
     assert (held.status, held.code) == (0, "rejected") and "is wrong" in held.line
     setup.secret("api", jenkins.auth("builder")[1])
@@ -589,6 +589,15 @@ def test_a_ledger_that_may_not_be_written(setup, jenkins, file_mode, folder_mode
     assert not jenkins.requests
 
 
+@pytest.mark.skipif(bool(UNPRIVILEGED) and not shutil.which("setpriv"), reason="root needs setpriv for this")
+def test_a_dry_run_says_that_the_ledger_can_not_be_written(setup, tmp_path):
+    (tmp_path / "readable").mkdir(mode=0o500)
+    setup.scope["ledger"] = str(tmp_path / "readable" / "ledger.sqlite")
+    process = run([*UNPRIVILEGED, sys.executable, SCRIPT, "--config", setup.config, "--dry-run"], setup)
+    got = finish(process, core_event())
+    assert (got.code, "can't write" in got.line) == ("dry-run", True), got.line
+
+
 # How it is called
 
 
@@ -651,6 +660,44 @@ def test_stdin_closed(setup):
 def test_stdout_that_takes_nothing(setup, where):
     process = shell(f"exec {sys.executable} {SCRIPT} --config {setup.config} 3>&1 2>&3 {where}", setup)
     assert finish(process, core_event()).code == "sent"
+
+
+@pytest.mark.parametrize("stdin_is_closed", [True, False])
+def test_stdout_that_nobody_reads(setup, stdin_is_closed):
+    """The bound holds, whoever reads or does not."""
+    setup.scope["timeout"] = 2
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    for size in (4096, 1):
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(writer, b"a" * size)
+    os.set_blocking(writer, True)
+    process = subprocess.Popen(
+        [sys.executable, SCRIPT, "--config", setup.config], stdin=subprocess.PIPE, stdout=writer,
+        stderr=subprocess.PIPE, env=setup.environ,
+    )  # fmt: skip
+    try:
+        process.stdin.write(json.dumps(core_event()).encode())
+        process.stdin.flush()
+        if stdin_is_closed:
+            process.stdin.close()
+        process.wait(10)
+        assert b"handler_jenkins" in process.stderr.read()
+    finally:
+        process.kill()
+        process.wait()
+        for end in (reader, writer):
+            os.close(end)
+
+
+def test_an_old_argparse_in_the_place_of_pythons_own(setup, tmp_path):
+    (tmp_path / "argparse.py").write_text(
+        "class RawDescriptionHelpFormatter: pass\nclass ArgumentParser:\n    def __init__(self, prog=None): pass\n"
+    )
+    setup.environ["PYTHONPATH"] = str(tmp_path)
+    got = setup.run(core_event())
+    assert (got.status, got.code) == (2, "usage") and "hides Python's own argparse" in got.line
 
 
 def test_nothing_is_open(setup, jenkins):

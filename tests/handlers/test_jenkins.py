@@ -1,20 +1,23 @@
 """The client: what it makes of each answer, and that it ends in time. The stand-in's own scenarios are in
 test_handler_jenkins.py; here a server says what no healthy Jenkins would."""
 
+import collections
 import json
 import socket
 import threading
 import time
 
 import pytest
+from sensu_lxc_handlers import following
 from sensu_lxc_handlers import jenkins as api
-from sensu_lxc_handlers.jenkins import Found, Jenkins, Unreadable
+from sensu_lxc_handlers.jenkins import Jenkins
 from sensu_lxc_handlers.outcome import Misconfigured
 
 from tests.standin.jenkins import Jenkins as StandIn
 from tests.standin.jenkins import Phase
 
 from .support import job_xml
+from .test_policy import request
 
 CREATED = "HTTP/1.1 201 Created\r\nLocation: http://jenkins/queue/item/1/\r\nContent-Length: 0\r\n\r\n"
 UP = "HTTP/1.1 403 Forbidden\r\nX-Jenkins: 2.568.2\r\nContent-Length: 0\r\n\r\n"
@@ -71,6 +74,22 @@ def client(url, login=LOGIN, needs_crumb=False, seconds=3.0, **options):
     return Jenkins(url, login, needs_crumb, time.monotonic() + seconds, **options)
 
 
+class Unreadable(Exception):
+    """The search was not whole."""
+
+
+Found = collections.namedtuple("Found", "queue_item build")
+
+
+def find_request(client, job, request_id, since):
+    """Where a request is, None where it surely is not."""
+    one = request("INTENT", request_id=request_id, created_wall=float(since) or 1.0, job=job)
+    seen = client.sightings(job, [one])[request_id]
+    if seen.kind == following.UNREADABLE:
+        raise Unreadable(seen.detail)
+    return None if seen.kind == following.ABSENT else Found(seen.queue_item, seen.build)
+
+
 def trigger(server, **options):
     return client(server.url, **options).trigger("lxc_provision", {"REQUEST_ID": "r1", "token": "t0ken"})
 
@@ -94,7 +113,7 @@ def test_what_is_sent():
     "location, item",
     [
         ("/queue/item/7/", 7),
-        ("https://x/jenkins/queue/item/7", 7),
+        ("https://x/jenkins/queue/item/7", None),  # cut off: Jenkins ends it with a slash
         ("https://x/job/lxc_provision/", None),
         ("https://x/queue/item/abc/", None),
         ("https://x/queue/item/99999999999999999999999/", None),
@@ -110,12 +129,12 @@ def test_only_the_number_of_a_location_counts(location, item):
 @pytest.mark.parametrize(
     "answers, state, says",
     [
-        ([answer(200, body="<html>log in</html>")], "REJECTED", "does url lead to it"),
+        ([answer(200, body="<html>log in</html>")], "UNKNOWN", "does url lead to it"),
         ([answer(302, "Location: /job/lxc_provision/\r\n")], "REJECTED", "vetoes"),
         ([answer(301, f"Location: {ELSEWHERE}?token=t0ken\r\n")], "REJECTED", f"redirected to {ELSEWHERE}: set url"),
         ([answer(302, "Location: https://sso.example/login?from=x\r\n")], "REJECTED", "login page"),
         ([answer(303, "Location: https://sso.example/\r\n")], "REJECTED", "redirected to https://sso.example/"),
-        ([answer(401), UP], "REJECTED", "user or api_token_file is wrong"),
+        ([answer(401), UP], "REJECTED", "user, or his token or password, is wrong"),
         ([answer(403, "X-Required-Permission: x.Item.Build\r\n"), UP], "REJECTED", "the user lacks x.Item.Build"),
         ([answer(403, body="Invalid token provided."), UP], "REJECTED", "another `token`"),
         ([answer(500), answer(200, "X-Jenkins: 2.462.3\r\n")], "REJECTED", "parameter REQUEST_ID"),
@@ -126,9 +145,12 @@ def test_only_the_number_of_a_location_counts(location, item):
         ([answer(500), STARTING] * 3, "UNSENT", "Jenkins is starting"),
         ([STARTING] * 3, "UNSENT", "Jenkins is starting"),
         ([STARTING, STARTING, CREATED], "SENT", "queue item 1"),
-        ([answer(503), answer(429), CREATED], "SENT", "queue item 1"),
+        ([answer(429), answer(429), CREATED], "SENT", "queue item 1"),
         # What is not Jenkins, or hides it
-        ([answer(503)] * 3, "UNSENT", "has no answer from it"),
+        ([answer(503)], "UNKNOWN", "has no answer from it"),  # or it has handed the request on
+        *(([answer(status)], "UNKNOWN", "not how Jenkins answers") for status in (200, 202, 204, 408, 410, 418, 499)),
+        ([answer(302, "Location: /" + "a" * 95 + "apitoken\r\n")], "REJECTED", "redirected to /" + "a" * 95 + "***"),
+        ([answer(403, "X-Required-Permission: c2Vuc3U6YXBpdG9rZW4=\r\n"), UP], "REJECTED", "the user lacks ***"),
         ([answer(429)] * 3, "UNSENT", "too busy"),
         (
             [answer(401), answer(401)],
@@ -173,7 +195,7 @@ def test_each_phase_of_a_start(tmp_path, profile, phase):
             is_down = phase is Phase.DOWN
             assert got[:2] == ("UNSENT", "unreachable" if is_down else "starting"), got
             with pytest.raises(Unreadable, match="refused" if is_down else "answered (503: Jenkins is starting|401)"):
-                asked.find_request("j", "r1", 0)
+                find_request(asked, "j", "r1", 0)
 
 
 def test_nothing_is_sent_after_a_post_may_have_arrived():
@@ -199,6 +221,10 @@ def test_a_crumb_goes_with_its_cookie():
         (answer(200, body="<html>"), "UNSENT"),
         (answer(200, body='{"crumb": "a\\nb", "crumbRequestField": "x"}'), "UNSENT"),
         (answer(200, body='{"crumb": "a", "crumbRequestField": "x: y"}'), "UNSENT"),
+        (answer(200, body='{"crumb": "a", "crumbRequestField": "Host"}'), "UNSENT"),
+        (answer(200, body='{"crumb": "\\u4e2d", "crumbRequestField": "Jenkins-Crumb"}'), "UNSENT"),
+        (answer(200, body="{}"), "UNSENT"),
+        (answer(200, body='{"a":' * 100_000), "UNSENT"),
         (answer(502), "UNSENT"),
         ("", "UNSENT"),
     ],
@@ -314,7 +340,7 @@ def standin(tmp_path):
 
 def find(standin, request_id="r1", user="builder", job="A/lxc_provision", since=None):
     since = time.time() if since is None else since
-    return client(standin.url, standin.auth(user)).find_request(job, request_id, since)
+    return find_request(client(standin.url, standin.auth(user)), job, request_id, since)
 
 
 def test_found_in_the_queue_then_among_the_builds(standin):
@@ -351,25 +377,39 @@ def page(oldest_seconds, count=100, request_id=None):
 @pytest.mark.parametrize(
     "pages, found",
     [
-        ([page(10_000, 99)], None),
-        ([page(10_000), page(9_000), page(8_000, 1)], None),
-        ([page(10_000), page(1_000)], None),  # an hour before it was asked for is far enough
+        # At the end once more the newest, among which may be what has just left the queue.
+        ([page(10_000, 99), page(10_000, 99)], None),
+        ([page(10_000), page(9_000), page(8_000, 1), page(10_000)], None),
+        ([page(10_000), page(1_000), page(10_000)], None),  # an hour before it was asked for is far enough
+        ([page(10_000, 99), page(10_000, 99, "r1")], Found(None, 98)),
         ([page(10_000), page(9_000, 7, "r1")], Found(None, 6)),
     ],
 )
 def test_a_search_goes_back_far_enough(pages, found):
     server = Scripted(answer(200, body='{"items": [null]}'), *pages)
-    assert client(server.url).find_request("j", "r1", 10_000) == found
+    assert find_request(client(server.url), "j", "r1", 10_000) == found
     assert len(server.received) == 1 + len(pages)
-    assert "%7B100%2C200%7D" in server.received[2].replace(",", "%2C") if len(pages) > 1 else True
+    assert len(pages) < 3 or "%7B100%2C200%7D" in server.received[2].replace(",", "%2C")
 
 
 def test_a_search_that_is_cut_off_is_not_complete():
     with pytest.raises(Unreadable):
-        client(Scripted(answer(200, body='{"items": []}'), page(10_000)).url, seconds=1).find_request("j", "r1", 10_000)
+        find_request(
+            client(Scripted(answer(200, body='{"items": []}'), page(10_000)).url, seconds=1), "j", "r1", 10_000
+        )
 
 
-@pytest.mark.parametrize("body", ["", "[]", "{}", "<html>", '{"items": 7}', '{"items": []}'])
+def test_what_was_discarded_may_have_been_it(standin):
+    sent = client(standin.url, standin.auth("builder")).trigger("A/lxc_provision", {"REQUEST_ID": "r1"})
+    assert sent.state == "SENT"
+    standin.advance(31)
+    standin.wait_for_builds("A/lxc_provision", 1)
+    standin.controller.job("A/lxc_provision").builds.clear()
+    with pytest.raises(Unreadable, match="older builds were discarded"):
+        find(standin)
+
+
+@pytest.mark.parametrize("body", ["", "[]", "{}", "<html>", '{"a":' * 100_000, '{"items": 7}', '{"items": []}'])
 def test_lists_that_are_none(body):
     with pytest.raises(Unreadable):
-        client(Scripted(answer(200, body=body), answer(200, body=body)).url).find_request("j", "r1", 0)
+        find_request(client(Scripted(answer(200, body=body), answer(200, body=body)).url), "j", "r1", 0)
