@@ -30,7 +30,7 @@ class Deeds:
     def since(self, directory: str, seconds: float) -> list[float]:
         """How many seconds ago each was done, the latest first, as far as it is not longer ago than that."""
         now = _now()
-        return sorted(now - one for one in self._times(directory) if 0 <= now - one <= seconds)
+        return sorted(max(0.0, now - one) for one in self._times(directory) if -1 < now - one <= seconds)  # rounded
 
     def note(self, directory: str) -> None:
         """Remember that it is done now; before it is, lest a run that is killed forgets. Raises CannotObserve."""

@@ -242,7 +242,7 @@ class TestLxcConfig:
         found = lxc_config.settings(raw)
         assert dict(found)["lxc.start.auto"] == "1"
         assert dict(found)["lxc.uts.name"] == "a = b"
-        assert len(found) == 5
+        assert len(found) == 3, "LXC passes over what is no key of its own"
 
     @pytest.mark.parametrize(
         ("raw", "expected"),
