@@ -42,7 +42,7 @@ class Loop:
             "url": jenkins.url, "job": "lxc_provision", "user": "builder", "api_token_file": str(token), "cooldown": 0,
             "ledger": str(folder / "ledger.sqlite"), "parameters": {"NAME_PREFIX": self.prefix}, "budget": 0,
             "api": {"url": sensu.url, "kind": "core"}, "decommission_job": "lxc_decommission", "quiet": "60s",
-            "groups": {"web": {"match": {"check": "check_memory"}, "min": 1, "max": 3}}, "cooldown_in": 0,
+            "groups": {"web": {"match": {"check": "check_memory"}, "min": 1, "max": 3}}, "cooldown_in": "60s",
         }  # fmt: skip
 
     def script(self, name: str, *arguments: str, event: "dict[str, Any] | None" = None) -> "tuple[int, str]":
