@@ -78,7 +78,7 @@ class Definition(namedtuple("Definition", "sensu kind name spec path")):
     @property
     def room(self) -> str:
         """The folder of this repository, and below /etc/sensu, that has its script."""
-        return {"CheckConfig": "plugins", "Handler": "handlers"}[self.kind]
+        return "handlers" if self.kind == "Handler" or self.script.startswith("reconcile_") else "plugins"
 
 
 def core_files() -> "list[str]":
@@ -290,23 +290,26 @@ def test_the_role_of_remediation_allows_what_its_settings_ask_for_and_no_more() 
     assert sorted(creating["resource_names"]) == sorted(action["check"] for action in actions.values())
 
 
-@each("name", ["provision", "decommission"])
-def test_the_job_is_one_that_jenkins_can_load(name: str) -> None:
-    with open(os.path.join(CHECKS, "jenkins", f"lxc_{name}.xml"), encoding="utf-8") as file:
+@each("name, script, parameters", [
+    ("lxc_provision", "provision_container.py", {"REQUEST_ID", "NAME_PREFIX", "COUNT"}),
+    ("lxc_decommission", "decommission_container.py", {"REQUEST_ID", "TARGET_ID", "NAME_PREFIX", "COUNT"}),
+])  # fmt: skip
+def test_the_job_is_one_that_jenkins_can_load(name: str, script: str, parameters: "set[str]") -> None:
+    with open(os.path.join(CHECKS, "jenkins", f"{name}.xml"), encoding="utf-8") as file:
         job = config.parse(file.read())
-    # What handler_jenkins sends in any case; Jenkins drops a parameter that the job does not have.
-    assert "REQUEST_ID" in {parameter.name for parameter in job.parameters}
+    # What handler_jenkins and reconcile_autoscale send; Jenkins drops a parameter that the job does not have.
+    assert parameters <= {parameter.name for parameter in job.parameters}
     assert not job.disabled
     assert job.auth_token is None  # a token that everybody can read is none
     (step,) = job.shells
-    assert f"v {name}_container.py" in step.command
+    assert script in step.command
 
 
 def parse(script: str, arguments: "list[str]") -> argparse.Namespace:
     """The command line as the script itself takes it; raises what it says of a wrong one."""
     module = importlib.import_module(script.removesuffix(".py"))
-    if script.startswith("handler_"):
-        (handler,) = [value for value in vars(module).values() if _is_defined_in(module, value, "handle")]
+    if script.startswith(("handler_", "reconcile_")):
+        (handler,) = [value for value in vars(module).values() if _is_defined_in(module, value, "configure")]
         options = handler()._parser().parse_args(arguments)
     else:
         (check,) = [value for value in vars(module).values() if _is_defined_in(module, value, "findings")]

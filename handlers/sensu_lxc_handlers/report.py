@@ -64,7 +64,9 @@ def rows(history: History) -> "list[Row]":
     requests = {one.request_id: one for fleet in history.fleets.values() for one in fleet.requests}
     found: list[Row] = []
     latest: dict[str, int] = {}
-    for row in sorted([*map(_decided, history.decisions), *(_changed(one, requests) for one in history.changes)]):
+    # A decision stands before what it changed in the same moment.
+    told = [*map(_decided, history.decisions), *(_changed(one, requests) for one in history.changes)]
+    for row in sorted(told, key=lambda row: float(row.wall)):
         place = latest.get(row.group)
         if place is not None and row.what.startswith("HOLD ") and found[place][1:5] == row[1:5]:
             found[place] = found[place]._replace(times=found[place].times + 1, until=row.wall)

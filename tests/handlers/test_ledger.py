@@ -10,6 +10,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 import time
 import zlib
 
@@ -20,6 +21,7 @@ from sensu_lxc_handlers.ledger import Ledger, moment
 from sensu_lxc_handlers.outcome import LedgerUnusable
 from sensu_lxc_handlers.policy import Act, Hold
 
+from .redis_server import RedisServer, needed
 from .support import SCRIPT, core_event
 
 RULES = policy.Rules(600, 60, 7200)
@@ -30,48 +32,147 @@ def path(tmp_path):
     return str(tmp_path / "new" / "ledger.sqlite")
 
 
+@pytest.fixture(params=["sqlite", "redis"])
+def opened(request, tmp_path):
+    """A function that opens the same ledger: opened(), opened(read_only=True)."""
+    if request.param == "sqlite":
+        yield lambda **options: Ledger(str(tmp_path / "new" / "ledger.sqlite"), 2, **options)
+        return
+    needed()
+    from sensu_lxc_handlers.ledger_redis import RedisLedger
+
+    (tmp_path / "redis").mkdir()
+    with RedisServer(tmp_path / "redis") as server:
+        yield lambda **options: RedisLedger(server.url, "", 2, **options)
+
+
 def event(executed, **more):
     return Event.from_sensu(core_event(executed=executed, **more))
 
 
-def decide(ledger, executed, group="g", now=None, **more):
-    now = now or moment()
+def decide(ledger, executed, group="g", now=None, later=0, **more):
+    now = now or ledger.moment()
+    now = now._replace(wall=now.wall + later, uptime=now.uptime + later)
     return ledger.decide(group, event(executed, **more), "job", now, lambda *known: policy.decide(*known, now, RULES))
 
 
-def test_one_request_then_cooldown_then_the_next_generation(path):
-    with Ledger(path, 1) as ledger:
-        act, ticket = decide(ledger, 1)
-        assert act == Act(1, None, False)
+# What both do
+
+
+def test_one_request_then_cooldown_then_the_next_generation(opened):
+    with opened() as ledger:
+        assert ledger.is_new
+        act, asked = decide(ledger, 1)
+        assert act == Act(1, None, False) and asked.state == fleet.INTENT
         assert decide(ledger, 2)[0].code == "in-flight"
-        ledger.settle("g", ticket, fleet.SENT, moment(), 12, "queue item 12")
-    with Ledger(path, 1) as ledger:
+        ledger.settle("g", asked, fleet.SENT, ledger.moment(), 12, "queue item 12")
+    with opened() as ledger:
+        assert not ledger.is_new
         assert decide(ledger, 3)[0].code == "cooldown"
-        now = moment()
-        act, second = decide(ledger, 4, now=now._replace(uptime=now.uptime + 601))
-        assert act.generation == 2 and second.request_id == ticket.request_id[:-1] + "2"
+        act, second = decide(ledger, 4, later=601)
+        assert act.generation == 2 and second.request_id == asked.request_id[:-1] + "2"
         assert decide(ledger, 5, group="other")[0] == Act(1, None, False)
+        assert sorted(ledger.fleets()) == ["g", "other"]
 
 
-def test_the_same_event_is_one_decision_whatever_it_was(path):
-    with Ledger(path, 1) as ledger:
-        _, ticket = decide(ledger, 1)
-        ledger.settle("g", ticket, fleet.UNSENT, moment(), None, "refused")
+def test_the_same_event_is_one_decision_whatever_it_was(opened):
+    with opened() as ledger:
+        _, asked = decide(ledger, 1)
+        ledger.settle("g", asked, fleet.UNSENT, ledger.moment(), None, "refused")
         assert decide(ledger, 1)[0].code == "duplicate"
-        assert decide(ledger, 1, incident="another")[0].previous.request_id == ticket.request_id
+        assert decide(ledger, 1, incident="another")[0].previous.request_id == asked.request_id
         assert decide(ledger, 2)[0].code == "in-flight"
         assert decide(ledger, 2)[0].code == "duplicate"
 
 
-def test_who_comes_back_late_does_not_overwrite_who_took_over(path):
-    with Ledger(path, 1) as ledger:
+def test_who_comes_back_late_does_not_overwrite_who_took_over(opened):
+    with opened() as ledger:
         _, first = decide(ledger, 1)
-        now = moment()
-        act, second = decide(ledger, 2, now=now._replace(uptime=now.uptime + 61))
+        act, second = decide(ledger, 2, later=61)
         assert act.look_first and second.request_id == first.request_id and second.attempt == 2
-        ledger.settle("g", second, fleet.SENT, moment(), 7, "")
-        ledger.settle("g", first, fleet.UNKNOWN, moment(), None, "")
+        ledger.settle("g", second, fleet.SENT, ledger.moment(), 7, "")
+        ledger.settle("g", first, fleet.UNKNOWN, ledger.moment(), None, "")
         assert decide(ledger, 3)[0].code == "cooldown"
+
+
+def test_a_shared_queue_item_is_noticed_for_a_day(opened):
+    with opened() as ledger:
+        now = ledger.moment()
+        _, first = decide(ledger, 1)
+        ledger.settle("g", first, fleet.SENT, now, 5, "")
+        _, second = decide(ledger, 1, group="other")
+        assert ledger.shares_queue_item(second, 5, now) == first.request_id
+        assert ledger.shares_queue_item(first, 5, now) is None
+        assert ledger.shares_queue_item(second, 5, now._replace(wall=now.wall + 86401)) is None
+
+
+def test_read_only_decides_the_same_and_writes_nothing(opened):
+    with opened(read_only=True) as ledger:
+        assert ledger.is_new
+        assert decide(ledger, 1) == (Act(1, None, False), None)
+        assert ledger.fleets() == {}
+    with opened() as ledger:
+        assert ledger.is_new
+        decide(ledger, 1)
+    with opened(read_only=True) as ledger:
+        assert decide(ledger, 1)[0].code == "duplicate" and decide(ledger, 2)[0].code == "in-flight"
+        assert ledger.peek("g", event(1))[1] is True
+        before = ledger.fleets()
+        ledger.change("g", ledger.moment(), lambda fleet: fleet._replace(paused="x"))
+        assert ledger.fleets() == before
+
+
+def test_what_is_told_afterwards(opened):
+    with opened() as ledger:
+        _, asked = decide(ledger, 1)
+        ledger.settle("g", asked, fleet.SENT, ledger.moment(), 12, "queue item 12")
+        decide(ledger, 2)
+        now = ledger.moment()
+        for decision in (Hold("quiet", "a"), Hold("quiet", "b"), Hold("min", "c"), Hold("quiet", "d")):
+            now = now._replace(wall=now.wall + 1)
+            ledger.note("g", now, decision, None)
+        told = ledger.decisions(0)
+        assert [(one.word, one.code) for one in told] == [
+            ("ACT", "request"), ("HOLD", "cooldown"), ("HOLD", "quiet"), ("HOLD", "min"), ("HOLD", "quiet"),
+        ]  # fmt: skip
+        assert (told[0].entity, told[0].check, told[0].request_id) == ("web1", "check_memory", asked.request_id)
+        assert told[2].check == "" and told[2].text == "a"
+        assert [(one.state, one.detail) for one in ledger.changes(0)] == [
+            (fleet.INTENT, ""), (fleet.SENT, "queue item 12")
+        ]  # fmt: skip
+        assert ledger.decisions(now.wall + 1) == [] and ledger.changes(now.wall + 1) == []
+
+
+def test_what_is_old_is_forgotten(opened):
+    with opened() as ledger:
+        decide(ledger, 1)
+        decide(ledger, 2, group="other", later=31 * 86400)
+        assert [one.group for one in ledger.decisions(0)] == ["other"]
+        assert [one.group for one in ledger.changes(0)] == ["other"]
+
+
+def test_threads_that_change_the_same_group_lose_nothing(opened):
+    with opened() as ledger:
+        decide(ledger, 1)
+
+    def work(number):
+        with opened() as ledger:
+            for step in range(5):
+                name = f"{number}-{step}"
+                ledger.change(
+                    "g", ledger.moment(), lambda fleet, name=name: fleet._replace(members=(*fleet.members, name))
+                )
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with opened() as ledger:
+        assert len(set(ledger.fleets()["g"].members)) == 30
+
+
+# In a file
 
 
 def test_a_new_ledger_does_not_repeat_the_ids_of_the_lost_one(path):
@@ -81,25 +182,6 @@ def test_a_new_ledger_does_not_repeat_the_ids_of_the_lost_one(path):
     with Ledger(path, 1) as ledger:
         _, after = decide(ledger, 1)
     assert before.request_id != after.request_id
-
-
-def test_a_shared_queue_item_is_noticed_for_a_day(path):
-    with Ledger(path, 1) as ledger:
-        now = moment()
-        _, first = decide(ledger, 1)
-        ledger.settle("g", first, fleet.SENT, now, 5, "")
-        _, second = decide(ledger, 1, group="other")
-        assert ledger.shares_queue_item(second, 5, now) == first.request_id
-        assert ledger.shares_queue_item(first, 5, now) is None
-        assert ledger.shares_queue_item(second, 5, now._replace(wall=now.wall + 86401)) is None
-
-
-def test_old_decisions_are_forgotten(path):
-    with Ledger(path, 1) as ledger:
-        now = moment()
-        decide(ledger, 1)
-        decide(ledger, 2, group="other", now=now._replace(wall=now.wall + 31 * 86400))
-        assert decide(ledger, 1)[0].code == "in-flight"
 
 
 def test_only_its_owner_reads_it(path):

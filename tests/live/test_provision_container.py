@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
+import provision_container
 import pytest
 
 from tests.live.containers import LXCPATH, OWNER, TEMPLATE, Container, busybox, wait_until
@@ -606,6 +607,32 @@ class TestJob:
         assert re.search(r"provision_container: \S", str(build.log))
         assert not mark.exists()
         assert request_.containers == []
+
+    def test_makes_as_many_as_it_is_told(self, jenkins: Jenkins, request_: Request) -> None:
+        wanted = {provision_container.name_of(request_.prefix, request_.id + end) for end in ("", ".2", ".3")}
+        build = self.build(jenkins, REQUEST_ID=request_.id, NAME_PREFIX=request_.prefix, COUNT="2")
+        assert build.result == "SUCCESS", build.log
+        assert set(request_.containers) < wanted
+        assert all(map(is_running, request_.containers))
+        build = self.build(jenkins, 2, REQUEST_ID=request_.id, NAME_PREFIX=request_.prefix, COUNT="3")
+        assert build.log.count(b'"created": false' if isinstance(build.log, bytes) else '"created": false') == 2
+        assert set(request_.containers) == wanted
+
+    @pytest.mark.parametrize("count", ["", "0", "-1", "21", "1 ", "$(id)", "1; id", "1\n2", "x"])
+    def test_takes_no_count_that_is_none(self, jenkins: Jenkins, request_: Request, count: str) -> None:
+        build = self.build(jenkins, REQUEST_ID=request_.id, NAME_PREFIX=request_.prefix, COUNT=count)
+        trimmed = count.strip()
+        assert build.result == ("SUCCESS" if trimmed == "1" else "FAILURE")
+        assert trimmed == "1" or "COUNT is no number from 1 to 20" in str(build.log)
+        assert len(request_.containers) == (trimmed == "1")
+
+    def test_one_that_fails_does_not_keep_the_others(self, jenkins: Jenkins, request_: Request) -> None:
+        stranger = pathlib.Path(LXCPATH, provision_container.name_of(request_.prefix, request_.id))
+        stranger.mkdir()
+        (stranger / "config").write_text("# somebody else's\n")
+        build = self.build(jenkins, REQUEST_ID=request_.id, NAME_PREFIX=request_.prefix, COUNT="2")
+        assert build.result == "FAILURE"
+        assert is_running(provision_container.name_of(request_.prefix, request_.id + ".2"))
 
     def test_needs_a_request_id(self, jenkins: Jenkins, request_: Request) -> None:
         build = self.build(jenkins, NAME_PREFIX=request_.prefix)

@@ -1,0 +1,713 @@
+"""reconcile_autoscale run as Sensu runs a check, against a stand-in of Jenkins that builds and one of Sensu's API."""
+
+import glob
+import os
+import re
+import stat
+import subprocess
+import sys
+import time
+
+import pytest
+import requests
+from sensu_lxc_handlers import fleet as fleets
+from sensu_lxc_handlers import instances, policy
+from sensu_lxc_handlers.event import Event
+from sensu_lxc_handlers.fleet import Moment
+from sensu_lxc_handlers.ledger import Ledger
+
+from tests.standin.jenkins import Fault, Jenkins, Phase
+from tests.standin.sensu import SensuCore, SensuGo
+
+from .support import ROOT, Setup, core_event, job_xml
+
+SCRIPT = os.path.join(ROOT, "handlers", "reconcile_autoscale.py")
+JOB, DECOMMISSION = "A/lxc provision", "lxc_decommission"
+GROUP = "web"
+
+
+class Checked:
+    """One run: its exit status, its first line, and those below."""
+
+    def __init__(self, process):
+        output = process.communicate(timeout=60)[0].decode()
+        self.status, (self.line, *self.below) = process.returncode, output.rstrip("\n").split("\n")
+        self.output = output
+        assert "Traceback" not in output
+        assert output.endswith("\n") and all(c.isprintable() for c in output if c != "\n"), output
+
+    def __repr__(self):
+        return f"{self.status} {self.output}"
+
+
+class World:
+    """A group `web` whose member is the check check_memory of entity web1."""
+
+    def __init__(self, folder, jenkins, sensu, **scope):
+        self.jenkins, self.sensu, self.setup = jenkins, sensu, Setup(folder, url=jenkins.url, job=JOB, user="builder")
+        self.setup.scope["api_token_file"] = self.setup.secret("api", jenkins.auth("builder")[1])
+        self.setup.scope.update(
+            groups={GROUP: {"match": {"entity": "web*", "check": "check_memory"}}}, cooldown="60s", warm_up="5m",
+            **scope,
+        )  # fmt: skip
+        if sensu is not None:
+            sensu.results = []
+            self.setup.scope["api"] = {"url": sensu.url, "kind": "core"}
+            self.told("web1", "check_memory")
+
+    def alert(self, **more):
+        return self.setup.run(core_event(**more))
+
+    def reconcile(self, *arguments):
+        command = [sys.executable, SCRIPT, "--config", self.setup.config, *arguments]
+        return Checked(subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            env={**self.setup.environ, "SENSU_LXC_JENKINS_TOKEN": "" },
+        ))  # fmt: skip
+
+    def told(self, entity, check="check_container_state", status=0, age=0, output="OK"):
+        """A result in Sensu, instead of the one before."""
+        self.sensu.results = [
+            one for one in self.sensu.results if (one["client"], one["check"]["name"]) != (entity, check)
+        ]
+        details = {"name": check, "status": status, "executed": int(time.time() - age), "output": output}
+        self.sensu.results.append({"client": entity, "check": details})
+
+    @property
+    def ledger(self):
+        return Ledger(self.setup.ledger, 1)
+
+    @property
+    def fleet(self):
+        with self.ledger as ledger:
+            return ledger.fleets()[GROUP]
+
+    @property
+    def requests(self):
+        return self.fleet.requests
+
+    @property
+    def states(self):
+        return [one.state for one in self.requests]
+
+    def age(self, seconds):
+        """Let time pass for the ledger."""
+
+        def older(moment):
+            return moment and Moment(moment.wall - seconds, "an earlier boot", 1.0)
+
+        def change(fleet):
+            requests = tuple(one._replace(at=older(one.at), asked=older(one.asked)) for one in fleet.requests)
+            return fleet._replace(requests=requests, quiet=older(fleet.quiet))
+
+        with self.ledger as ledger:
+            ledger.change(GROUP, ledger.moment(), change)
+
+    def built(self, count=1):
+        """The first request is BUILT; returns the names of its containers."""
+        assert self.alert().code == "sent"
+        self.jenkins.wait_for_builds(JOB, count)
+        seen = self.reconcile()
+        assert self.states[0] == fleets.BUILT, seen
+        one = self.requests[0]
+        return [instances.name_of("auto", request_id) for request_id in instances.request_ids(one)]
+
+
+@pytest.fixture
+def jenkins(tmp_path):
+    (tmp_path / "jenkins").mkdir()
+    with Jenkins(work=tmp_path / "jenkins") as standin:
+        standin.create_job(JOB, job_xml(parameters=("REQUEST_ID", "COUNT", "NAME_PREFIX", "LXC_HOST")))
+        standin.create_job(
+            DECOMMISSION, job_xml(parameters=("REQUEST_ID", "TARGET_ID", "NAME_PREFIX", "COUNT", "LXC_HOST"))
+        )
+        yield standin
+
+
+@pytest.fixture
+def sensu():
+    with SensuCore() as core:
+        yield core
+
+
+@pytest.fixture
+def world(tmp_path, jenkins, sensu):
+    return World(tmp_path, jenkins, sensu)
+
+
+def post(jenkins, request_id):
+    """Somebody else asks for a build."""
+    url = f"{jenkins.url}/job/A/job/lxc%20provision/buildWithParameters"
+    requests.post(url, data={"REQUEST_ID": request_id}, auth=jenkins.auth("admin"), timeout=5)
+
+
+# Following
+
+
+def test_nothing_to_do(world):
+    seen = world.reconcile()
+    assert (seen.status, seen.line) == (
+        0, "reconcile_autoscale OK: web: 0 containers, 0 of them seen running, 0 on their way (min 0, max 10)"
+        f" [the ledger {world.setup.ledger} is new: what was asked for before is not known]",
+    )  # fmt: skip
+    assert not world.jenkins.requests
+
+
+def test_a_request_is_followed_until_its_container_runs_and_then_is_gone(world):
+    (name,) = world.built()
+    seen = world.reconcile()
+    assert seen.status == 0 and "0 of them seen running, 1 on their way" in seen.line
+    world.told(name)
+    seen = world.reconcile()
+    assert seen.status == 0 and "web: 1 containers, 1 of them seen running, 0 on their way" in seen.line
+    assert world.requests[0].names == (name,) and world.requests[0].build == 1
+    world.told(name, status=2, output="CheckContainerState CRITICAL: STOPPED")
+    assert world.reconcile().status == 0 and world.states == [fleets.VERIFIED]
+    world.told(name, age=9e5, output="CheckContainerState OK: auto is gone; this is its last result")
+    assert world.reconcile().status == 0 and world.states == [fleets.GONE]
+    assert "nobody looks" not in world.alert(executed=int(time.time()) + 1).line
+
+
+def test_one_that_never_comes_up_is_a_warning_and_then_an_open_circuit(world):
+    world.setup.scope["breaker"] = 1
+    (name,) = world.built()
+    world.age(301)
+    seen = world.reconcile()
+    assert seen.status == 2 and "the circuit is open" in seen.line
+    assert any(one.startswith("WARNING: web: lxc-") and f"{name} not seen running" in one for one in seen.below)
+    world.setup.scope["breaker"] = 2
+    assert world.reconcile().status == 1
+    request_id = world.requests[0].request_id
+    done = world.reconcile("--forget", request_id)
+    assert done.status == 0 and "which was UNVERIFIED" in done.line
+    assert world.reconcile().status == 0 and world.states == [fleets.GONE]
+    assert world.reconcile("--forget", "lxc-other-1").status == 3
+
+
+def test_a_build_that_fails_opens_the_circuit(world, jenkins):
+    world.setup.scope["breaker"] = 1
+    jenkins.create_job(JOB, job_xml(command="exit 1"))
+    world.alert()
+    jenkins.wait_for_builds(JOB, 1)
+    seen = world.reconcile()
+    assert seen.status == 2 and "build 1 ended as FAILURE" in seen.line and world.states == [fleets.FAILED]
+
+
+def test_several_containers_of_one_request(world):
+    world.setup.scope["step"] = 2
+    names = world.built()
+    assert len(names) == 2 and world.jenkins.builds(JOB)[0].parameters["COUNT"] == "2"
+    world.told(names[0])
+    world.reconcile()
+    assert world.states == [fleets.BUILT]
+    world.told(names[1])
+    assert "2 containers, 2 of them seen running" in world.reconcile().line
+
+
+def test_an_api_that_can_not_be_read_makes_nothing_unverified(world, sensu):
+    world.built()
+    world.age(3000)
+    sensu.fault, sensu.fault_on = 500, "GET"
+    seen = world.reconcile()
+    assert seen.status == 3 and "answered 500" in seen.line and world.states == [fleets.BUILT]
+    sensu.fault = None
+    assert world.reconcile().status == 1
+
+
+def test_without_anybody_who_tells_nothing_is_unverified(world):
+    world.built()
+    del world.setup.scope["api"]
+    world.age(3000)
+    assert world.reconcile().status == 0 and world.states == [fleets.BUILT]
+
+
+def test_results_of_sensu_go(world):
+    with SensuGo() as go:
+        (name,) = world.built()
+        key = world.setup.secret("key", go.key)
+        world.setup.scope["api"] = {"url": go.url, "kind": "go", "api_key_file": key}
+        check = {
+            "metadata": {"name": "check_container_state"},
+            "status": 0,
+            "executed": int(time.time()),
+            "output": "OK",
+        }
+        go.events.append({"entity": {"metadata": {"name": name}, "entity_class": "proxy"}, "check": check})
+        seen = world.reconcile()
+        assert seen.status == 0 and world.states == [fleets.VERIFIED]
+        go.key = "another"
+        seen = world.reconcile()
+        assert seen.status == 3 and "api_key_file" not in seen.line and "API key is unknown" in seen.line
+        assert open(key).read().strip() not in seen.output
+
+
+@pytest.mark.parametrize(
+    "status, state", [(0, fleets.VERIFIED), (1, fleets.BUILT), (2, fleets.GONE), (7, fleets.BUILT)]
+)
+def test_a_command_tells(world, tmp_path, status, state):
+    (name,) = world.built()
+    script = tmp_path / "verify me"
+    script.write_text(f"#!/bin/sh\necho \"$#:$1:$2\" >> '{tmp_path}/log'\nenv > '{tmp_path}/env'\nexit {status}\n")
+    script.chmod(0o755)
+    world.setup.scope["verify_command"] = f"'{script}' {{name}} 'on {{host}}; $(touch {tmp_path}/mark)'"
+    world.reconcile()
+    assert world.states == [state]
+    assert (tmp_path / "log").read_text() == f"2:{name}:on ; $(touch {tmp_path}/mark)\n"
+    assert not (tmp_path / "mark").exists() and "SENSU_LXC" not in (tmp_path / "env").read_text()
+
+
+def test_a_command_that_hangs_is_ended_with_all_that_it_started(world, tmp_path):
+    world.built()
+    script = tmp_path / "hang"
+    script.write_text(f"#!/bin/sh\nsleep 77 & echo $! > {tmp_path}/pid\nwait\n")
+    script.chmod(0o755)
+    world.setup.scope["verify_command"] = f"{script} {{name}}"
+    started = time.monotonic()
+    assert world.reconcile("--timeout", "4s").status == 0
+    assert time.monotonic() - started < 8 and world.states == [fleets.BUILT]
+    pid = int((tmp_path / "pid").read_text())
+    for _ in range(100):
+        if not os.path.exists(f"/proc/{pid}") or "Z" in open(f"/proc/{pid}/stat").read().split(")")[1][:3]:
+            return
+        time.sleep(0.05)
+    raise AssertionError("its child runs on")
+
+
+@pytest.mark.parametrize("command", ["", "'", "{name}", "/bin/true", "/bin/true {nam}"])
+def test_a_command_that_makes_no_sense(world, command):
+    world.setup.scope["verify_command"] = command or 7
+    seen = world.reconcile()
+    assert seen.status == 3 and "verify_command" in seen.line
+
+
+# Jenkins that forgets
+
+
+def test_a_lost_queue_frees_the_request_and_the_next_alert_asks_again(world, jenkins):
+    jenkins.executors = 0
+    assert world.alert().code == "sent"
+    assert world.reconcile().status == 0 and world.states == [fleets.SENT]
+    jenkins.restart(kill=True)
+    assert world.reconcile().status == 0 and world.states == [fleets.SENT], "it may be on its way to a build"
+    world.age(61)
+    world.reconcile()
+    assert world.states == [fleets.UNSENT] and "Jenkins lost it" in world.requests[0].detail
+    # The number that it had is somebody else's now.
+    request_id = world.requests[0].request_id
+    jenkins.executors = 2
+    assert world.alert(executed=int(time.time()) + 1).code == "sent"
+    (build,) = jenkins.wait_for_builds(JOB, 1)
+    assert build.parameters["REQUEST_ID"] == request_id
+    world.reconcile()
+    assert world.states == [fleets.BUILT] and len(jenkins.builds(JOB)) == 1
+
+
+def test_a_number_that_is_somebody_elses(world, jenkins):
+    """After a restart Jenkins counts from 1 again: the cancelled item of our number is not ours."""
+    jenkins.executors = 0
+    world.alert()
+    number = world.requests[0].queue_item
+    jenkins.restart(kill=True)
+    for other in range(number + 1):
+        post(jenkins, f"other-{other}")
+    assert number in [item.number for item in jenkins.queued()]
+    jenkins.clear_queue()
+    world.age(61)
+    world.reconcile()
+    assert world.states == [fleets.UNSENT]
+
+
+def test_cancelled_by_hand(world, jenkins):
+    jenkins.executors = 0
+    world.alert()
+    jenkins.clear_queue()
+    world.reconcile()
+    assert world.states == [fleets.FAILED] and "was cancelled" in world.requests[0].detail
+
+
+def test_an_item_between_queue_and_build_is_not_lost(world, jenkins):
+    jenkins.controller.executable_delay = 3600
+    world.alert()
+    jenkins.wait_for_builds(JOB, 1)
+    world.age(61)
+    world.reconcile()
+    assert world.states == [fleets.BUILT], "a build is found whatever its item says"
+
+
+@pytest.mark.parametrize("phase", [Phase.DOWN, Phase.FAILING, Phase.UNSECURED, Phase.LOADING])
+def test_a_jenkins_that_starts_is_unreadable_and_nothing_is_lost(world, jenkins, phase):
+    world.alert()
+    jenkins.wait_for_builds(JOB, 1)
+    world.age(3000)
+    jenkins.phase = phase
+    seen = world.reconcile("--timeout", "8s")
+    assert seen.status == 3 and "Jenkins can't be read" in seen.line
+    assert world.states == [fleets.SENT]
+    jenkins.phase = Phase.UP
+    world.reconcile()
+    assert world.states == [fleets.BUILT]
+
+
+@pytest.mark.parametrize("fault, becomes", [
+    (Fault.CLOSE_BEFORE_READING, fleets.UNSENT), (Fault.CLOSE_AFTER_QUEUEING, fleets.BUILT),
+    (Fault.CUT_IN_HEADER, fleets.BUILT),
+])  # fmt: skip
+def test_a_request_of_which_nobody_knows_is_found_or_freed(world, jenkins, fault, becomes):
+    jenkins.fault, jenkins.fault_count = fault, 1
+    world.alert()
+    assert world.states == [fleets.UNKNOWN]
+    jenkins.phase = Phase.LOADING
+    world.age(120)
+    seen = world.reconcile("--timeout", "8s")
+    assert seen.status == 1 and "nobody knows for 2m what became of" in seen.line
+    jenkins.phase = Phase.UP
+    assert world.reconcile().status == 0
+    assert world.states == [becomes]
+
+
+def test_many_requests_are_two_gets(world, jenkins):
+    with world.ledger as ledger:
+        now = ledger.moment()
+        for number in range(30):
+            event = Event.from_sensu(core_event(incident=str(number)))
+            act = policy.Act(number + 1, None, False)
+            _, asked = ledger.decide(GROUP, event, JOB, now, lambda fleet, seen, act=act: act)
+            ledger.settle(GROUP, asked, fleets.SENT, now, None, "")
+    for one in world.requests:
+        post(jenkins, one.request_id)
+    jenkins.wait_for_builds(JOB, 30, timeout=60)
+    del jenkins.requests[:]
+    world.reconcile()
+    assert set(world.states) == {fleets.BUILT} and len(jenkins.requests) == 2
+
+
+# Keeping a least
+
+
+def test_it_keeps_min(world, jenkins):
+    world.setup.scope["groups"][GROUP]["min"] = 2
+    dry = world.reconcile("--dry-run")
+    assert dry.status == 0 and "would ask for a build" in dry.output and not jenkins.builds(JOB)
+    seen = world.reconcile()
+    assert seen.status == 0 and "asked for lxc-" in seen.output
+    (build,) = jenkins.wait_for_builds(JOB, 1)
+    assert build.parameters["REQUEST_ID"] == world.requests[0].request_id and world.requests[0].containers == 1
+    seen = world.reconcile()
+    assert "in-flight" in seen.output and len(jenkins.builds(JOB)) == 1
+    name = instances.name_of("auto", world.requests[0].request_id)
+    world.told(name)
+    world.reconcile()  # which sees the first and asks for the second
+    jenkins.wait_for_builds(JOB, 2)
+    world.told(instances.name_of("auto", world.requests[1].request_id))
+    world.reconcile()
+    world.reconcile()
+    seen = world.reconcile()
+    assert world.states == [fleets.VERIFIED] * 2 and len(jenkins.builds(JOB)) == 2
+    world.told(name, output="OK: gone; this is its last result")
+    world.reconcile()
+    jenkins.wait_for_builds(JOB, 3)
+    assert world.states[0] == fleets.GONE and len(world.requests) == 3
+
+
+def test_twenty_reconcilers_at_once_keep_min_with_one_build(world, jenkins):
+    world.setup.scope["groups"][GROUP]["min"] = 1
+    config = world.setup.config
+    command = [sys.executable, SCRIPT, "--config", config]
+    processes = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=world.setup.environ)
+        for _ in range(20)
+    ]
+    seen = [Checked(process) for process in processes]
+    assert {one.status for one in seen} == {0}, seen
+    jenkins.wait_for_builds(JOB, 1)
+    assert len(jenkins.builds(JOB)) + len(jenkins.queued()) == 1
+
+
+def test_a_disabled_or_paused_group_is_only_followed(world, jenkins):
+    world.setup.scope["groups"][GROUP].update(min=1, enabled=False)
+    assert world.reconcile().status == 0 and not jenkins.builds(JOB)
+    world.setup.scope["groups"][GROUP]["enabled"] = True
+    done = world.reconcile("--group", GROUP, "--pause", "moving\nhosts")
+    assert done.status == 0 and "web is paused: moving hosts" in done.line
+    seen = world.reconcile()
+    assert seen.status == 0 and "paused: moving hosts" in seen.line and not jenkins.builds(JOB)
+    held = world.alert()
+    assert (held.code, "moving hosts" in held.line) == ("paused", True)
+    assert world.reconcile("--resume").status == 0
+    world.reconcile()
+    assert jenkins.wait_for_builds(JOB, 1)
+
+
+# Giving back
+
+
+def ready_to_give_back(world, count=1):
+    """So many containers that run, and a group that was quiet for long enough."""
+    world.setup.scope.update(quiet="60s", cooldown_in="0s", decommission_job=DECOMMISSION, max="9", budget=0)
+    names = []
+    for number in range(count):
+        assert world.alert(executed=int(time.time()) - number, incident=str(number)).code == "sent"
+        world.jenkins.wait_for_builds(JOB, number + 1)
+        world.reconcile()
+        names.append(instances.name_of("auto", world.requests[-1].request_id))
+        world.told(names[-1])
+        world.reconcile()
+        world.age(70)
+    assert world.states == [fleets.VERIFIED] * count
+    world.age(70)
+    return names
+
+
+def test_the_youngest_is_given_back_and_min_is_left(world, jenkins):
+    world.setup.scope["groups"][GROUP]["min"] = 1
+    ready_to_give_back(world, 2)
+    dry = world.reconcile("--dry-run")
+    target = world.requests[1].request_id
+    assert f"to take away {target}" in dry.output and not jenkins.builds(DECOMMISSION)
+    seen = world.reconcile()
+    assert seen.status == 0 and f"to take away {target}" in seen.output
+    (build,) = jenkins.wait_for_builds(DECOMMISSION, 1)
+    asked = world.requests[2]
+    assert build.parameters == {
+        "REQUEST_ID": asked.request_id, "TARGET_ID": target, "NAME_PREFIX": "auto", "COUNT": "", "LXC_HOST": "",
+    }  # fmt: skip
+    world.reconcile()
+    assert world.states == [fleets.VERIFIED, fleets.GONE, fleets.GONE]
+    world.age(70)
+    seen = world.reconcile()
+    assert "min is 1" in seen.output and len(jenkins.builds(DECOMMISSION)) == 1
+
+
+@pytest.mark.parametrize(
+    "case", ["stale", "unwell", "nobody", "no job", "no api", "undeclared", "unreadable", "warning"]
+)
+def test_what_is_not_known_to_be_idle_is_not_given_back(world, jenkins, sensu, case):
+    ready_to_give_back(world)
+    if case == "stale":
+        world.told("web1", "check_memory", age=8000)
+    elif case in ("unwell", "warning"):
+        world.told("web1", "check_memory", status=2 if case == "unwell" else 1)
+    elif case == "nobody":
+        sensu.results = [one for one in sensu.results if one["client"] != "web1"]
+    elif case == "no job":
+        del world.setup.scope["decommission_job"]
+    elif case == "no api":
+        del world.setup.scope["api"]
+    elif case == "undeclared":
+        jenkins.create_job(DECOMMISSION, job_xml(parameters=("REQUEST_ID", "NAME_PREFIX", "STOP_TIMEOUT")))
+    elif case == "unreadable":
+        sensu.fault, sensu.fault_on = 503, "GET"
+    seen = world.reconcile()
+    assert not jenkins.builds(DECOMMISSION) and world.states == [fleets.VERIFIED], seen
+    words = {"stale": "nothing fresh", "unwell": "is not well", "nobody": "nothing fresh", "warning": "is not well",
+             "undeclared": "lacks TARGET_ID", "unreadable": "answered 503"}.get(case, "OK")  # fmt: skip
+    assert words in seen.output
+
+
+def test_a_member_that_is_no_more_is_not_missed(world, jenkins):
+    world.told("web2", "check_memory")
+    ready_to_give_back(world)
+    world.told("web2", "check_memory", output="OK; this is its last result", age=9000)
+    world.reconcile()
+    assert jenkins.wait_for_builds(DECOMMISSION, 1)
+
+
+def test_a_member_is_forgotten_by_hand(world, jenkins, sensu):
+    world.told("web2", "check_memory")
+    ready_to_give_back(world)
+    sensu.results = [one for one in sensu.results if one["client"] != "web2"]
+    assert "nothing fresh is heard of web2/check_memory" in world.reconcile().output
+    assert world.reconcile("--forget", "web2/check_memory").status == 0
+    for _ in range(2):
+        world.reconcile()
+        world.age(70)
+    world.reconcile()
+    assert jenkins.wait_for_builds(DECOMMISSION, 1)
+
+
+# Where
+
+
+def host(world, name, megabytes, status=0, age=0, running=1):
+    free = megabytes << 20
+    data = f"host_memory_unpromised={free}B host_memory_available={free * 2}B;;;0 host_containers_running={running}"
+    world.told(name, "check_host_capacity", status, age, f"CheckHostCapacity OK: fine | host_load5=0.1 {data}")
+
+
+def test_the_host_is_chosen_by_handler_and_reconciler(world, jenkins, sensu):
+    world.setup.scope.update(placement={"by": "free_memory", "need": "256M"}, cooldown="0s")
+    held = world.alert()
+    assert (held.status, held.code) == (0, "no-host") and "no host has a result of check_host_capacity" in held.line
+    host(world, "big", 900)
+    host(world, "small", 300)
+    host(world, "busy", 9000, status=2)
+    host(world, "old", 9000, age=3600)
+    dry = world.setup.run(core_event(incident="dry"), "--dry-run")
+    assert dry.code == "dry-run" and "on big" in dry.line
+    assert world.alert(incident="j").code == "sent"
+    (build,) = jenkins.wait_for_builds(JOB, 1)
+    assert build.parameters["LXC_HOST"] == "big" and world.requests[0].host == "big"
+    world.setup.scope["groups"][GROUP]["min"] = 2
+    name = instances.name_of("auto", world.requests[0].request_id)
+    world.told(name)
+    world.reconcile()
+    world.reconcile()
+    jenkins.wait_for_builds(JOB, 2)
+    assert [one.host for one in world.requests] == ["big", "big"]
+    sensu.fault, sensu.fault_on = 500, "GET"
+    world.age(400)
+    held = world.alert(incident="k")
+    assert (held.status, held.code) == (0, "placement") and "answered 500" in held.line
+
+
+def test_why_no_host(world):
+    world.setup.scope["placement"] = {"by": "free_memory", "need": "1G"}
+    host(world, "big", 900)
+    host(world, "busy", 9000, status=2)
+    host(world, "old", 9000, age=3600)
+    held = world.alert()
+    assert held.code == "no-host"
+    for words in ("big: 900 MiB free, 1 GiB needed", "busy: its result is CRITICAL", "old: its result is 1h old"):
+        assert words in held.line
+
+
+def test_a_hold_asks_no_api(world, sensu):
+    world.setup.scope["placement"] = {"by": "spread"}
+    host(world, "one", 900)
+    assert world.alert().code == "sent"
+    del sensu.requests[:]
+    assert world.alert(incident="j").code in ("cooldown", "in-flight") and not sensu.requests
+
+
+def test_asked_again_it_keeps_its_host(world, jenkins):
+    world.setup.scope["placement"] = {"by": "free_memory"}
+    host(world, "first", 900)
+    jenkins.phase = Phase.DOWN
+    assert world.alert().status == 1
+    host(world, "second", 9000)
+    jenkins.phase = Phase.UP
+    assert world.alert(incident="j").code == "sent"
+    (build,) = jenkins.wait_for_builds(JOB, 1)
+    assert build.parameters["LXC_HOST"] == "first"
+
+
+# Trouble
+
+
+def test_a_damaged_ledger_is_critical(world):
+    os.makedirs(os.path.dirname(world.setup.ledger))
+    with open(world.setup.ledger, "w") as file:
+        file.write("no database " * 100)
+    seen = world.reconcile()
+    assert seen.status == 2 and "it is damaged; look in Jenkins" in seen.line
+
+
+@pytest.mark.parametrize("arguments", [
+    ["--group", "other"], ["--since", "x"], ["--pause", "  "], ["--timeout", "1s"], ["--misspelt"],
+    ["--report", "--resume"], ["--html", "/nowhere/at/all.html"],
+])  # fmt: skip
+def test_wrong_options_are_unknown(world, arguments):
+    seen = world.reconcile(*arguments)
+    assert seen.status == 3 and not seen.below
+
+
+def test_it_ends_in_time_whoever_does_not_answer(world, jenkins, sensu):
+    world.built()
+    jenkins.executors = 0
+    world.age(400)
+    world.alert(incident="j")
+    jenkins.fault, jenkins.fault_everywhere = Fault.BLACKHOLE, True
+    sensu.fault, sensu.fault_on = "blackhole", "GET"
+    started = time.monotonic()
+    seen = world.reconcile("--timeout", "6s")
+    assert time.monotonic() - started < 9
+    assert seen.status in (1, 3)
+
+
+def test_no_secret_anywhere(world, jenkins):
+    world.setup.scope["groups"][GROUP]["min"] = 1
+    world.built()
+    secret = jenkins.auth("builder")[1]
+    shown = [world.reconcile(), world.reconcile("--report"), world.reconcile("--dry-run")]
+    assert not any(secret in one.output for one in shown)
+    for path in glob.glob(os.path.dirname(world.setup.ledger) + "/*"):
+        assert secret.encode() not in open(path, "rb").read()
+
+
+# The report
+
+
+def test_why_was_it_made_and_why_not(world, tmp_path):
+    world.setup.scope["cooldown"] = "10m"
+    (name,) = world.built()
+    world.told(name)
+    world.reconcile()
+    for number in range(3):
+        assert world.alert(incident=str(number)).code == "cooldown"
+    report = world.reconcile("--report")
+    assert report.status == 0 and "decisions and" in report.line
+    request_id = world.requests[0].request_id
+    lines = [one for one in report.below if request_id in one]
+    order = ["ACT request", "INTENT", "SENT", "BUILT", "VERIFIED"]
+    assert [next(word for word in order if re.search(rf"\b{word}\b", line)) for line in lines[:5]] == order
+    assert "web1/check_memory" in lines[0] and f"{name}: seen running" in lines[4]
+    (held,) = [one for one in report.below if "HOLD cooldown" in one]
+    assert "×3" in held
+    (about,) = [one for one in report.below if one.startswith(request_id)]
+    assert "build 1" in about and name in about
+
+
+def test_the_page(world, tmp_path):
+    hostile = "web<script>alert(1)</script>\"'&\u202e"
+    world.setup.scope["groups"][GROUP]["match"] = {"entity": "web*"}
+    world.alert(entity=hostile)
+    world.jenkins.wait_for_builds(JOB, 1)
+    world.reconcile()
+    for number in range(4):
+        world.alert(entity=f"web{number}")
+    path = tmp_path / "page.html"
+    path.write_text("old")
+    seen = world.reconcile("--html", str(path))
+    assert seen.status == 0 and f"wrote {path}" in seen.line
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o644 and not glob.glob(str(tmp_path / "*.new"))
+    page = path.read_text()
+    assert "<script" not in page and "\u202e" not in page and "web&lt;script&gt;" in page
+    assert not re.search(r"(src|href)\s*=|url\(|@import|https?://", page)
+    with world.ledger as ledger:
+        for one in ledger.decisions(0):
+            assert page.count(f"{one.word} {one.code}") >= 2, "in the table and in the timeline"
+            assert one.request_id is None or one.request_id in page
+        for one in ledger.changes(0):
+            assert f">{one.state}<" in page or f" {one.state} " in page
+    check_markup(page)
+
+
+def check_markup(page):
+    """Every tag is closed in order, by Python's parser of HTML."""
+    from html.parser import HTMLParser
+
+    class Parser(HTMLParser):
+        open_tags: "list[str]" = []
+
+        def handle_starttag(self, tag, attrs):
+            assert not any(name.startswith("on") for name, _ in attrs)
+            if tag != "meta":
+                self.open_tags.append(tag)
+
+        def handle_startendtag(self, tag, attrs):
+            pass
+
+        def handle_endtag(self, tag):
+            assert self.open_tags.pop() == tag
+
+    parser = Parser()
+    parser.feed(page)
+    parser.close()
+    assert parser.open_tags == []
+
+
+def test_help(world):
+    process = subprocess.run(
+        [sys.executable, SCRIPT, "--help"], capture_output=True, text=True, env=world.setup.environ
+    )
+    assert process.returncode == 0 and "--report" in process.stdout and process.stderr == ""
