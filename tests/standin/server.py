@@ -33,7 +33,16 @@ class Server:
         self._lock = threading.Lock()
         self._connections = {}  # socket -> thread
         self._listener = None
-        self.port = port
+        if port:  # sharing it is only for itself
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(("127.0.0.1", port))
+        # Holds the port without listening, so that nobody else gets it while this one is down.
+        self._holder = socket.socket()
+        self._holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        self._holder.bind(("127.0.0.1", port))
+        self.port = self._holder.getsockname()[1]
         self.listen()
 
     @property
@@ -45,7 +54,6 @@ class Server:
             return
         self.stopping.clear()
         self._listener = _Listener(("127.0.0.1", self.port), self)
-        self.port = self._listener.server_address[1]
         self._thread = threading.Thread(target=self._listener.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
 
@@ -88,6 +96,10 @@ class _Listener(socketserver.ThreadingTCPServer):
     def __init__(self, address, server):
         self.server = server
         super().__init__(address, _Connection)
+
+    def server_bind(self):
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        super().server_bind()
 
     def process_request_thread(self, request, client_address):
         self.server.opened(request)
