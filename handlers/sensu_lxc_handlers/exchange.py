@@ -79,7 +79,7 @@ class Server:
         self.where = f"{self._host}:{self._port}"
         self._headers = {"Accept": "application/json", "User-Agent": "sensu-lxc", **headers}
         self._deadline = deadline
-        self._tls = _tls(ca_file) if self._https else None
+        self._tls = tls_context(ca_file) if self._https else None
 
     def left(self) -> float:
         """Seconds until the deadline."""
@@ -211,7 +211,7 @@ def _http_client(with_tls: bool) -> "Any":
         del sys.modules["ssl"]
 
 
-def _tls(ca_file: str) -> "ssl.SSLContext":
+def tls_context(ca_file: str) -> "ssl.SSLContext":
     """Verified TLS; there is no way to switch it off."""
     import ssl  # 10 ms that only https costs
 

@@ -19,14 +19,14 @@ from binascii import b2a_base64
 from collections import namedtuple
 
 from .event import Event
+from .exchange import tls_context
 from .mail_settings import Mailbox, MailSettings
 from .mailed import severity
-from .outcome import Misconfigured, clean
+from .outcome import clean
 from .settings import fill
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable
 
 _CONNECT_SECONDS = 4  # per address of the server: one that swallows packets leaves time for the next
@@ -118,7 +118,7 @@ class SmtpServer:
     ) -> None:
         self._wanted, self._login, self._deadline, self._conceal = wanted, login, deadline, conceal
         self._where = f"{wanted.server}:{wanted.port}"
-        self._tls = None if wanted.tls == "none" else _tls(wanted.ca_file)
+        self._tls = None if wanted.tls == "none" else tls_context(wanted.ca_file)
         self._lock = threading.Lock()
         self._done, self._closed = threading.Event(), threading.Event()
         self._abandoned = self._handing_over = False
@@ -315,18 +315,6 @@ def _encoded(name: str, text: str) -> str:
 def _harmless(text: str, limit: int) -> str:
     """text as a header may hold it: one line, and no encoded word that would be decoded into something else."""
     return clean(text, limit).replace("=?", "= ?").strip()
-
-
-def _tls(ca_file: str) -> "ssl.SSLContext":
-    """Verified TLS; there is no way to switch that off."""
-    import ssl
-
-    try:
-        context = ssl.create_default_context(cafile=ca_file or None)
-    except OSError as error:
-        raise Misconfigured(f"ca_file {clean(ca_file)}: {error.strerror or error}: give a PEM file") from None
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
 
 
 def _said_no(code: int, text: str, remedy: str, elsewhere: bool = False) -> Undelivered:

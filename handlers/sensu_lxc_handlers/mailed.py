@@ -20,6 +20,7 @@ from .event import Event
 from .fleet import Moment, elapsed
 from .outcome import LedgerUnusable, clean
 from .policy import Hold, duration
+from .store import trouble
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -262,10 +263,8 @@ class _Explained:
         self, kind: "type[BaseException] | None", error: "BaseException | None", trace: "TracebackType | None"
     ) -> None:
         if isinstance(error, (sqlite3.Error, OSError, UnicodeError)):
-            said = str(error.strerror if isinstance(error, OSError) else error)
-            # What SQLite says may quote the file, so that even this may be no text.
-            said = "it holds what is no text" if isinstance(error, UnicodeError) else clean(said, 100)
-            raise LedgerUnusable(f"{self._what}: {said}: {_remedy(error, said)}") from None
+            damaged = "it is damaged; move it and its -journal away, and each incident that lasts is mailed once more"
+            raise trouble(error, self._what, "state_file", damaged) from None
 
 
 def _version(db: sqlite3.Connection) -> int:
@@ -281,13 +280,3 @@ def _is_late(event: Event, state: str, last: Mailed, since: float) -> bool:
     # The server's clock and that of a check's host can't be compared.
     unheard = state.endswith(UNHEARD) or last.state.endswith(UNHEARD)
     return bool(event.executed and not unheard and event.executed < last.executed and since < _LATE_SECONDS)
-
-
-def _remedy(error: Exception, said: str) -> str:
-    if "locked" in said:
-        return "another process holds it; see which with fuser(1)"
-    if "full" in said or "disk I/O" in said or any(word in said for word in ("space", "large", "quota")):
-        return "free space on its disk, or name another one in `state_file`"
-    if isinstance(error, OSError) or "unable to open" in said or "readonly" in said:
-        return f"user {os.geteuid()} must be able to write it and its folder, or name another one in `state_file`"
-    return "it is damaged; move it and its -journal away, and each incident that lasts is mailed once more"

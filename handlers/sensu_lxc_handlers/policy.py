@@ -81,15 +81,13 @@ class Act(namedtuple("Act", "generation previous look_first containers host way 
 # The event alone
 
 
-def judge(event: Event, wall: float, rules: Rules) -> "Hold | None":
-    """Why the event alone is no reason to act, or None where it is one: a real check's fresh CRITICAL."""
+def unfit(event: Event, wall: float, max_age: float) -> "Hold | None":
+    """Why nothing is to be done on this event; None where it is a real check's fresh WARNING or CRITICAL."""
     if event.kind != events.CHECK:
         return Hold(event.kind, _NOT_A_CHECK[event.kind])
     if event.resolved or event.status == 0:
         return Hold("ok", "nothing is wrong")
-    if event.status == 1:
-        return Hold("warning", "only critical asks for a build")
-    if event.status != 2:
+    if event.status not in (1, 2):
         return Hold("unknown", f"exit status {event.status} means that the check could not tell")
     if event.silenced:
         return Hold("silenced", "somebody silenced it")
@@ -98,25 +96,35 @@ def judge(event: Event, wall: float, rules: Rules) -> "Hold | None":
     if event.executed is None:
         return Hold("stale", "it does not say when the check ran")
     age = wall - event.executed
-    if abs(age) > rules.max_age:
+    if abs(age) > max_age:
         where = f"{duration(age)} old" if age > 0 else f"from {duration(-age)} in the future"
-        return Hold("stale", f"it is {where}, max_age is {duration(rules.max_age)}")
+        return Hold("stale", f"it is {where}, max_age is {duration(max_age)}")
+    return None
+
+
+_NOT_A_CHECK = {
+    events.METRICS: "it carries metrics and no check",
+    events.KEEPALIVE: "a host that is not heard of says nothing about its load, and can't be asked for anything",
+    events.REGISTRATION: "a client registered",
+    events.DEREGISTRATION: "a client deregistered",
+    events.TTL: "the check was not heard of in time, which says nothing of what it checks",
+    events.TIMED_OUT: "the check did not end in time, which says nothing of what it checks",
+}
+
+
+def judge(event: Event, wall: float, rules: Rules) -> "Hold | None":
+    """Why the event alone is no reason for a build, or None where it is one: a real check's fresh CRITICAL."""
+    if event.kind == events.CHECK and event.status == 1 and not event.resolved:
+        return Hold("warning", "only critical asks for a build")
+    hold = unfit(event, wall, rules.max_age)
+    if hold:
+        return hold
     # Occurrences begin anew when the severity changes (critical, warning, critical); the history tells all runs.
     seen = event.history[-rules.of :] or (2,)
     breaches = seen.count(2)
     if breaches < rules.breaches:
         return Hold("breaches", f"{breaches} of the last {len(seen)} runs were critical, {rules.breaches} are needed")
     return None
-
-
-_NOT_A_CHECK = {
-    events.METRICS: "it carries metrics and no check",
-    events.KEEPALIVE: "a host that is not heard of says nothing about its load",
-    events.REGISTRATION: "a client registered",
-    events.DEREGISTRATION: "a client deregistered",
-    events.TTL: "the check was not heard of in time, which says nothing about the load",
-    events.TIMED_OUT: "the check did not end in time, which says nothing about the load",
-}
 
 
 # More

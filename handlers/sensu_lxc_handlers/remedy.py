@@ -11,7 +11,7 @@ import re
 from collections import namedtuple
 from fnmatch import fnmatchcase
 
-from . import event as events
+from . import policy
 from .api_settings import api_settings
 from .event import Event
 from .fleet import Moment, elapsed
@@ -101,37 +101,14 @@ class Act(namedtuple("Act", "action tries")):
 
 def unfit(event: Event, wall: float, max_age: float) -> "Hold | None":
     """Why nothing is to be done on this event, whatever the settings; None where there may be."""
-    if event.kind != events.CHECK:
-        return Hold(event.kind, _NOT_A_CHECK[event.kind])
-    if event.resolved or event.status == 0:
-        return Hold("ok", "nothing is wrong")
-    if event.status not in _SEVERITIES.values():
-        return Hold("unknown", f"exit status {event.status} means that the check could not tell")
-    if event.silenced:
-        return Hold("silenced", "somebody silenced it")
-    if event.flapping:
-        return Hold("flapping", "it changes its state too often to be believed")
-    if event.executed is None:
-        return Hold("stale", "it does not say when the check ran")
-    age = wall - event.executed
-    if abs(age) > max_age:
-        where = f"{duration(age)} old" if age > 0 else f"from {duration(-age)} in the future"
-        return Hold("stale", f"it is {where}, max_age is {duration(max_age)}")
+    hold = policy.unfit(event, wall, max_age)
+    if hold:
+        return hold
     if event.runner in ("", _THROUGH_CORES_API):
         return Hold("no-runner", "nobody tells which host ran the check, and a proxy can't be asked for anything")
     if event.runner == event.entity and _is_of_a_proxy(event):
         return Hold("proxy", f"{clean(event.runner, 80)} is a proxy, which can't be asked for anything")
     return None
-
-
-_NOT_A_CHECK = {
-    events.METRICS: "it carries metrics and no check",
-    events.KEEPALIVE: "a host that is not heard of can't be asked for anything",
-    events.REGISTRATION: "a client registered",
-    events.DEREGISTRATION: "a client deregistered",
-    events.TTL: "the check was not heard of in time, which says nothing of what it checks",
-    events.TIMED_OUT: "the check did not end in time, which says nothing of what it checks",
-}
 
 
 def _is_of_a_proxy(event: Event) -> bool:

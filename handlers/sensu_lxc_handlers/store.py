@@ -182,21 +182,31 @@ class _Explained:
     def __exit__(
         self, kind: "type[BaseException] | None", error: "BaseException | None", trace: "TracebackType | None"
     ) -> None:
-        # What SQLite says may quote the file, so that even this may be no text.
         if isinstance(error, (sqlite3.Error, OSError, UnicodeError)):
-            said = str(error.strerror if isinstance(error, OSError) else error)
-            said = "it holds what is no text" if isinstance(error, UnicodeError) else clean(said, 100)
-            what = _remedy(error, said) or self._store.remedy()
-            raise LedgerUnusable(f"the ledger {self._store.path}: {said}: {what}") from None
+            raise trouble(error, f"the ledger {self._store.path}", "ledger", self._store.remedy()) from None
 
 
-def _remedy(error: Exception, said: str) -> str:
+def trouble(error: Exception, what: str, setting: str, damaged: str) -> LedgerUnusable:
+    """What SQLite and the system say of a file, with what to do about it.
+
+    what: the file, in words; setting: that names it; damaged: what to do where its content is wrong.
+    """
+    said = str(error.strerror if isinstance(error, OSError) else error)
+    # What SQLite says may quote the file, so that even this may be no text.
+    said = "it holds what is no text" if isinstance(error, UnicodeError) else clean(said, 100)
+    return LedgerUnusable(f"{what}: {said}: {_remedy(error, said, setting) or damaged}")
+
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def _remedy(error: Exception, said: str, setting: str) -> str:
     """What to do where it is not the file's content that is wrong, else ""."""
     if "locked" in said:
         return "another process holds it; see which with fuser(1)"
-    if "full" in said or "disk I/O" in said or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-        return "free space on its disk, or name another file in `ledger`"
+    if "full" in said or "disk I/O" in said or getattr(error, "errno", None) in _NO_SPACE:
+        return f"free space on its disk, or name another file in `{setting}`"
     if isinstance(error, OSError) or "unable to open" in said or "readonly" in said:
         user = os.geteuid()
-        return f"user {user} must be able to write it and its folder; create that, or name another file in `ledger`"
+        return f"user {user} must be able to write it and its folder; create that, or name another file in `{setting}`"
     return ""

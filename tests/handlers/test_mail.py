@@ -150,7 +150,7 @@ def test_a_name_that_looks_like_a_url(tmp_path):
 
 @pytest.mark.parametrize(
     "place, says",
-    [("/proc/sensu-lxc/mail.sqlite", "must be able to write it and its folder, or name another one in `state_file`"),
+    [("/proc/sensu-lxc/mail.sqlite", "write it and its folder; create that, or name another file in `state_file`"),
      ("{folder}", "Is a directory"), ("/dev/full/x", "File exists")],
 )  # fmt: skip
 def test_nowhere_to_remember(tmp_path, place, says):
