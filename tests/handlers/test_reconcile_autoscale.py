@@ -3,6 +3,7 @@
 import glob
 import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -680,6 +681,65 @@ def test_the_page(world, tmp_path):
         for one in ledger.changes(0):
             assert f">{one.state}<" in page or f" {one.state} " in page
     check_markup(page)
+
+
+@pytest.fixture
+def browser(tmp_path):
+    """A function of a page's path: (the document as a real browser has it, what the browser complained of)."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium here: apt-get install chromium")
+
+    def show(path, width=1280):
+        done = subprocess.run(
+            [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+             "--disable-component-update", "--host-resolver-rules=MAP * ~NOTFOUND", f"--window-size={width},1000",
+             f"--user-data-dir={tmp_path}/profile", "--enable-logging=stderr", "--virtual-time-budget=1000",
+             f"--screenshot={tmp_path}/{width}.png", "--dump-dom", f"file://{path}"],
+            capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        said = [line for line in done.stderr.splitlines() if "CONSOLE" in line or "Refused to" in line]
+        assert done.returncode == 0, done.stderr
+        return done.stdout, said
+
+    return show
+
+
+def test_the_page_in_a_real_browser(world, tmp_path, browser):
+    hostile = "web<img src=x onerror=alert(1)>"
+    world.setup.scope["groups"][GROUP]["match"] = {"entity": "web*"}
+    (name,) = world.built()
+    world.told(name)
+    world.reconcile()
+    world.alert(entity=hostile, incident="j")
+    path = tmp_path / "page.html"
+    assert world.reconcile("--html", str(path)).status == 0
+    shown, complaints = browser(path)
+    assert not complaints, complaints
+    assert "<img" not in shown and "web&lt;img" in shown
+    check_markup(shown)
+    with world.ledger as ledger:
+        decisions, changes = ledger.decisions(0), ledger.changes(0)
+    rows = re.findall(r"<tr class=\"(\w+)\">", shown)
+    assert rows.count("ACT") + rows.count("HOLD") == len(decisions)
+    assert {one.state for one in changes} <= set(rows)
+    assert shown.count("<circle") == 2 and shown.count("<rect") >= 3 and name in shown
+    # It is drawn: more than one colour of the timeline is on the picture.
+    picture = (tmp_path / "1280.png").read_bytes()
+    assert picture.startswith(b"\x89PNG") and len(colours(picture)) > 20
+
+
+def colours(png):
+    """Samples of a PNG's bytes: few are different where it is blank, many where it is drawn upon."""
+    import zlib
+
+    data, place = b"", 8
+    while place < len(png):
+        length, kind = int.from_bytes(png[place : place + 4], "big"), png[place + 4 : place + 8]
+        data += png[place + 8 : place + 8 + length] if kind == b"IDAT" else b""
+        place += 12 + length
+    raw = zlib.decompress(data)
+    return {raw[start : start + 3] for start in range(1, len(raw) - 3, 4001)}
 
 
 def check_markup(page):
