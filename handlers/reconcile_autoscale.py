@@ -53,6 +53,8 @@ _ASKING_SECONDS = 3.0
 _RECORD_SECONDS = 0.7
 # What did not get to Jenkins is looked for no longer than that.
 _LATE_SECONDS = 86400
+# A container that is gone is told of no longer than that.
+_FAREWELL_SECONDS = 300
 _SHOWN = 3
 
 _EXAMPLES = """\
@@ -126,6 +128,10 @@ class ReconcileAutoscale(handler.Fenced):
         what.add_argument(
             "--forget", metavar="ID", help="a request's containers are known to be gone; or a member (ENTITY/CHECK) is"
         )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._declared: dict[str, set[object]] = {}
 
     def configure(self) -> None:
         self.timeout_seconds = self.options.timeout
@@ -267,9 +273,11 @@ class ReconcileAutoscale(handler.Fenced):
                 self.doing = f"running verify_command for {names[0]}"
                 left = self.started + self._share(_COMMAND_SHARE) - time.monotonic()
                 if left > 0:
-                    told[one.request_id] = instances.told_by_command(
+                    heard = instances.told_by_command(
                         wanted.verify_command, names, one.host, left, _without_secrets(os.environ)
                     )  # fmt: skip
+                    # Where there was no time to ask, nothing is known, not even that nobody can tell.
+                    told.update({one.request_id: heard} if heard else {})
             elif seen.results is not None:
                 told[one.request_id] = instances.told_by_results(seen.results, names, now.wall, wanted.max_age)
         return told
@@ -294,9 +302,8 @@ class ReconcileAutoscale(handler.Fenced):
         asked_of_others = [one for other, known in others.items() if other != name for one in known.requests]
         unread = [one for one in seen.sightings.values() if one.kind == following.UNREADABLE]
         may_ask = wanted.enabled and not unread and self.end - time.monotonic() > _ASKING_SECONDS
-        asking = self._asking(wanted, self.end - _RECORD_SECONDS)
         can_give_back = bool(wanted.decommission_job) and members is not None and may_ask
-        misfit = self._misfit(asking, wanted) if can_give_back and fleet is not None and _may_shrink(fleet) else ""
+        misfit = self._misfit(wanted) if can_give_back and fleet is not None and _may_shrink(fleet) else ""
         step = _Step()
 
         def change(fleet: "Fleet") -> "Fleet":
@@ -337,12 +344,12 @@ class ReconcileAutoscale(handler.Fenced):
         if isinstance(decision, policy.Hold):
             findings.append(Finding(OK, f"{name}: {decision.code}: {decision.text}"))
         elif decision is not None and asked is not None:
-            findings.append(self._ask(ledger, name, wanted, asking, fleet, asked, decision))
+            findings.append(self._ask(ledger, name, wanted, fleet, asked, decision))
             if not self.options.dry_run:
                 fleet = ledger.fleets()[name]
-        return fleet, [*_trouble(name, fleet, ledger.moment(), rules), *findings]
+        return fleet, [*_trouble(name, fleet, ledger.moment(), rules), *_haunting(name, fleet, seen, now), *findings]
 
-    def _misfit(self, asking: "Asking", wanted: "JenkinsSettings") -> str:
+    def _misfit(self, wanted: "JenkinsSettings") -> str:
         """Why the job that takes containers away is none that may be asked, "" where it may.
 
         Jenkins drops what a job does not declare: it would then say that it took away what it never looked for.
@@ -351,9 +358,15 @@ class ReconcileAutoscale(handler.Fenced):
         from sensu_lxc_handlers.jenkins import REQUEST_ID, Unreadable
 
         job = wanted.decommission_job
+        needed = {REQUEST_ID, TARGET_ID, instances.PREFIX_PARAMETER}
+        # On another host than its own it would find nothing to take away, and be content with that.
+        needed |= {wanted.placement.parameter} if wanted.placement else set()
         self.doing = f"looking at the parameters of {job}"
         try:
-            missing = {REQUEST_ID, TARGET_ID, instances.PREFIX_PARAMETER} - asking.jenkins.declared(job)
+            if job not in self._declared:
+                jenkins = self._asking(wanted, self.started + self._share(_COMMAND_SHARE)).jenkins
+                self._declared[job] = jenkins.declared(job)
+            missing = needed - self._declared[job]
         except Unreadable as error:
             return f"{clean(job, 80)} can't be read: {error}"
         lacks = ", ".join(sorted(missing))
@@ -372,7 +385,7 @@ class ReconcileAutoscale(handler.Fenced):
         return placing.placed(decision, wanted.placement, hosts, why, fleet, others, wall)
 
     def _ask(
-        self, ledger: "Book", name: str, wanted: "JenkinsSettings", asking: "Asking", fleet: "Fleet",
+        self, ledger: "Book", name: str, wanted: "JenkinsSettings", fleet: "Fleet",
         asked: "Request", act: "Act",
     ) -> Finding:  # fmt: skip
         from sensu_lxc_handlers.asking import record
@@ -383,6 +396,7 @@ class ReconcileAutoscale(handler.Fenced):
             return Finding(OK, f"{name}: would ask for a build of {asked.job} to {what}")
         self.doing = f"asking Jenkins for {asked.request_id}"
         names = {"check": asked.check, "entity": asked.entity, "namespace": ""}
+        asking = self._asking(wanted, self.end - _RECORD_SECONDS)
         answer = asking.ask(name, asked, target, names, f"to {what}", act.look_first)
         self.doing = f"recording that {asked.request_id} is {answer.state}"
         answer, _ = record(ledger, name, asked, answer, self.without_secrets(answer.text))
@@ -514,6 +528,22 @@ def _trouble(name: str, fleet: "Fleet", now: "Moment", rules: "policy.Rules") ->
     last = fleet.latest()
     if last is not None and last.state == FAILED and not found:
         found.append(Finding(OK, f"{name}: {last.request_id}: {last.detail}"))
+    return found
+
+
+def _haunting(name: str, fleet: "Fleet", seen: Seen, now: "Moment") -> "list[Finding]":
+    """Containers that were taken away, as Jenkins says, and are heard of all the same: its job ran on another host."""
+    if seen.results is None:
+        return []
+    found = []
+    for one in fleet.requests:
+        if one.way == OUT and one.state == GONE and one.names:
+            since = one.at.wall + _FAREWELL_SECONDS
+            told = instances.told_by_results(seen.results, one.names, now.wall, _FAREWELL_SECONDS, since)
+            there = [container for container, word in told.items() if word == following.IS_RUNNING]
+            if there:
+                text = f"{name}: {', '.join(there)} still runs, although {one.request_id} is gone: {one.detail}"
+                found.append(Finding(WARNING, f"{text}: did the job run on its host?"))
     return found
 
 

@@ -479,6 +479,26 @@ def test_the_youngest_is_given_back_and_min_is_left(world, jenkins):
     assert "min is 1" in seen.output and len(jenkins.builds(DECOMMISSION)) == 1
 
 
+def test_one_that_was_taken_away_on_the_wrong_host_is_noticed(world, jenkins):
+    (name,) = ready_to_give_back(world)
+    world.reconcile()
+    jenkins.wait_for_builds(DECOMMISSION, 1)
+    assert world.reconcile().status == 0 and world.states == [fleets.GONE] * 2
+    world.age(400)
+    world.told(name)
+    seen = world.reconcile()
+    assert seen.status == 1 and f"{name} still runs, although" in seen.line
+    world.told(name, status=2)
+    assert world.reconcile().status == 0
+
+
+def test_with_placement_the_job_must_take_the_host(world, jenkins):
+    ready_to_give_back(world)
+    world.setup.scope["placement"] = {"by": "spread", "parameter": "WHERE"}
+    seen = world.reconcile()
+    assert "misfit" in seen.output and "lacks WHERE" in seen.output and not jenkins.builds(DECOMMISSION)
+
+
 @pytest.mark.parametrize(
     "case", ["stale", "unwell", "nobody", "no job", "no api", "undeclared", "unreadable", "warning"]
 )
