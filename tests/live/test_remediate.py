@@ -202,7 +202,8 @@ def test_what_is_real_and_asks_for_nothing(remediated: Remediated) -> None:
     """A silenced event, a TTL that expired and a missed keepalive, as the real backend has them."""
     lab = remediated.lab
     remediated.action["when"] = {"check": "*", "severities": ["warning", "critical"]}
-    lab.create(check("silent", "exit 2", ["first"], 1), check("lost", "exit 0", ["first"], 1, "  ttl: 5\n"))
+    hangs = f"test ! -e {remediated.running} || sleep 9"
+    lab.create(check("silent", "exit 2", ["first"], 1), check("lost", hangs, ["first"], 1, "  ttl: 5\n"))
     lab.sensuctl(
         "silenced", "create", "--subscription", f"entity:{remediated.host}", "--check", "silent", "--reason", "mended"
     )
@@ -212,14 +213,17 @@ def test_what_is_real_and_asks_for_nothing(remediated: Remediated) -> None:
     assert silences == [Silence(f"entity:{remediated.host}", "silent", "mended")]
     assert silences[0].covers(remediated.host, "silent") and not silences[0].covers(remediated.host, "lost")
     lab.wait_for_event(remediated.host, "lost")
+    with open(remediated.running, "w", encoding="utf-8"):
+        pass  # from now on it takes longer than its ttl
+    expired = lab.wait_for_event(remediated.host, "lost", lambda event: event["check"]["status"] != 0, 60)
+    assert remediated.handle(expired)[1].startswith("handler_remediate HOLD ttl")
+    results = {one.check: one for one in remediated.client(remediated.key).latest_results(entity=remediated.host)}
+    assert set(results) == {"silent", "lost", "keepalive"}
+    assert (results["silent"].kind, results["keepalive"].kind) == (events.CHECK, events.KEEPALIVE)
     for agent in lab._started[1:]:
         agent.kill()
     missed = lab.wait_for_event(remediated.host, "keepalive", lambda event: event["check"]["status"] == 2, 60)
     assert remediated.handle(missed)[1].startswith("handler_remediate HOLD keepalive")
-    expired = lab.wait_for_event(remediated.host, "lost", lambda event: event["check"]["status"] != 0, 60)
-    assert remediated.handle(expired)[1].startswith("handler_remediate HOLD ttl")
-    found = {one.check: one.kind for one in remediated.client(remediated.key).latest_results(entity=remediated.host)}
-    assert found == {"silent": events.CHECK, "lost": events.TTL, "keepalive": events.KEEPALIVE}
     assert remediated.hosts_that_ran() == [] and not os.path.exists(remediated.ledger)
 
 
