@@ -32,6 +32,7 @@ from sensu_lxc_handlers.outcome import LedgerUnusable, Misconfigured, Misused, O
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from sensu_lxc_handlers.asking import Asking
@@ -84,10 +85,20 @@ class Finding(namedtuple("Finding", "status text")):
     __slots__ = ()
 
 
-class Seen(namedtuple("Seen", "sightings results why")):
-    """What was seen of the world: {request id: Sighting}; the results of Sensu's API, or None for the reason why."""
+class Seen(namedtuple("Seen", "sightings results why states")):
+    """What was seen of the world.
+
+    sightings  {request id: Sighting}
+    results    of Sensu's API, or None for the reason why
+    states     {entity: those of check_container_state}
+    """
 
     __slots__ = ()
+
+    def told(self, names: "Sequence[str]", wall: float, max_age: float, since: float = 0.0) -> "dict[str, str]":
+        """{name: what is known of the container of that name}."""
+        results = [one for name in names for one in self.states.get(name, ())]
+        return instances.told_by_results(results, names, wall, max_age, since)
 
 
 class ReconcileAutoscale(handler.Fenced):
@@ -245,7 +256,12 @@ class ReconcileAutoscale(handler.Fenced):
         for job, requests in sorted(by_job.items()):
             self.doing = f"looking for {requests[0].request_id} in Jenkins"
             sightings.update(jenkins.sightings(job, requests))
-        return Seen(sightings, *self._results())
+        results, why = self._results()
+        states: dict[str, list[Result]] = {}
+        for result in results or ():
+            if result.check == instances.STATE_CHECK:
+                states.setdefault(result.entity, []).append(result)
+        return Seen(sightings, results, why, states)
 
     def _results(self) -> "tuple[list[Result] | None, str]":
         """(the latest results that Sensu's API knows, "") or (None, why there are none)."""
@@ -279,7 +295,7 @@ class ReconcileAutoscale(handler.Fenced):
                     # Where there was no time to ask, nothing is known, not even that nobody can tell.
                     told.update({one.request_id: heard} if heard else {})
             elif seen.results is not None:
-                told[one.request_id] = instances.told_by_results(seen.results, names, now.wall, wanted.max_age)
+                told[one.request_id] = seen.told(names, now.wall, wanted.max_age)
         return told
 
     def _members(self, name: str, wanted: "JenkinsSettings", seen: Seen, now: "Moment") -> "Members | None":
@@ -300,8 +316,10 @@ class ReconcileAutoscale(handler.Fenced):
         told = self._containers(name, fleet, wanted, seen, now) if fleet is not None else {}
         members = self._members(name, wanted, seen, now)
         asked_of_others = [one for other, known in others.items() if other != name for one in known.requests]
-        unread = [one for one in seen.sightings.values() if one.kind == following.UNREADABLE]
-        may_ask = wanted.enabled and not unread and self.end - time.monotonic() > _ASKING_SECONDS
+        # Another group's job that can't be read is no reason to leave this one short.
+        known = fleet.requests if fleet is not None else ()
+        kinds = {seen.sightings[one.request_id].kind for one in known if one.request_id in seen.sightings}
+        may_ask = wanted.enabled and following.UNREADABLE not in kinds and self.end - time.monotonic() > _ASKING_SECONDS
         can_give_back = bool(wanted.decommission_job) and members is not None and may_ask
         misfit = self._misfit(wanted) if can_give_back and fleet is not None and _may_shrink(fleet) else ""
         step = _Step()
@@ -396,11 +414,18 @@ class ReconcileAutoscale(handler.Fenced):
             return Finding(OK, f"{name}: would ask for a build of {asked.job} to {what}")
         self.doing = f"asking Jenkins for {asked.request_id}"
         names = {"check": asked.check, "entity": asked.entity, "namespace": ""}
-        asking = self._asking(wanted, self.end - _RECORD_SECONDS)
+        # No longer than a handler would: after its lease others take it for dead.
+        deadline = min(self.end - _RECORD_SECONDS, time.monotonic() + wanted.timeout)
+        asking = self._asking(wanted, deadline)
         answer = asking.ask(name, asked, target, names, f"to {what}", act.look_first)
         self.doing = f"recording that {asked.request_id} is {answer.state}"
-        answer, _ = record(ledger, name, asked, answer, self.without_secrets(answer.text))
-        text = f"{name}: asked for {asked.request_id} of {clean(asked.job, 60)} to {what}: {answer.text}"
+        said = f"{name}: asked for {asked.request_id} of {clean(asked.job, 60)} to {what}"
+        answer = answer._replace(text=self.without_secrets(answer.text))
+        try:
+            answer, _ = record(ledger, name, asked, answer, answer.text)
+        except LedgerUnusable as error:
+            raise LedgerUnusable(f"{said}: {answer.text}; but that can't be recorded: {error}") from None
+        text = f"{said}: {answer.text}"
         if answer.state in (SENT, COALESCED):
             return Finding(OK, text)
         is_away = answer.code in ("starting", "unreachable")
@@ -539,7 +564,7 @@ def _haunting(name: str, fleet: "Fleet", seen: Seen, now: "Moment") -> "list[Fin
     for one in fleet.requests:
         if one.way == OUT and one.state == GONE and one.names:
             since = one.at.wall + _FAREWELL_SECONDS
-            told = instances.told_by_results(seen.results, one.names, now.wall, _FAREWELL_SECONDS, since)
+            told = seen.told(one.names, now.wall, _FAREWELL_SECONDS, since)
             there = [container for container, word in told.items() if word == following.IS_RUNNING]
             if there:
                 text = f"{name}: {', '.join(there)} still runs, although {one.request_id} is gone: {one.detail}"

@@ -172,7 +172,8 @@ class Jenkins:
             return Sighting(ABSENT)
         if item.get("cancelled") is True:
             return Sighting(CANCELLED, one.queue_item)
-        return Sighting(UNREADABLE, detail=f"queue item {one.queue_item} has just left the queue")
+        # It has just left the queue, for a build that is not listed yet.
+        return Sighting(QUEUED, one.queue_item)
 
     def _queue(self, job: str) -> "list[dict[str, object]]":
         """What of that job is queued. Raises Unreadable."""

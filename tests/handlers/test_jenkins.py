@@ -453,7 +453,7 @@ def left(request_id="a", cancelled=False):
 
 
 @pytest.mark.parametrize("reply, kind", [
-    (left(cancelled=True), "cancelled"), (left(), "unreadable"), (left("other", True), "absent"),
+    (left(cancelled=True), "cancelled"), (left(), "queued"), (left("other", True), "absent"),
     (answer(404), "absent"), (answer(500), "unreadable"), (answer(200, body="<html>"), "unreadable"),
     ("", "unreadable"),
 ])  # fmt: skip

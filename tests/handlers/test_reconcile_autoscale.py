@@ -612,6 +612,15 @@ def test_asked_again_it_keeps_its_host(world, jenkins):
     assert build.parameters["LXC_HOST"] == "first"
 
 
+def test_an_api_that_does_not_answer_is_waited_for_half_of_the_time(world, sensu):
+    world.setup.scope.update(placement={"by": "spread"}, timeout=4)
+    sensu.fault, sensu.fault_on = "blackhole", "GET"
+    held = world.alert()
+    assert (held.status, held.code) == (0, "placement") and held.seconds < 4
+    with world.ledger as ledger:
+        assert ledger.fleets() == {} and [one.code for one in ledger.decisions(0)] == ["placement"]
+
+
 # Trouble
 
 
@@ -630,6 +639,41 @@ def test_a_damaged_ledger_is_critical(world):
 def test_wrong_options_are_unknown(world, arguments):
     seen = world.reconcile(*arguments)
     assert seen.status == 3 and not seen.below
+
+
+def test_another_groups_job_that_can_not_be_read_leaves_this_one_alone(world, jenkins):
+    world.setup.scope["groups"]["db"] = {"match": {"entity": "db*"}, "job": "gone"}
+    jenkins.create_job("gone", job_xml())
+    jenkins.fault, jenkins.fault_count = Fault.CLOSE_BEFORE_READING, 1
+    assert world.alert(entity="db1").code == "unknown-outcome"
+    jenkins.create_job("gone", job_xml(parameters=()))
+    world.setup.scope["groups"][GROUP]["min"] = 1
+    seen = world.reconcile()
+    assert seen.status == 3 and "has no parameter REQUEST_ID" in seen.line
+    assert jenkins.wait_for_builds(JOB, 1)
+
+
+def test_what_was_asked_for_is_said_where_it_can_not_be_recorded(world, jenkins):
+    world.setup.scope["groups"][GROUP]["min"] = 1
+    jenkins.create_job(JOB, job_xml(command="true"))
+    spoil = (
+        "import sys; sys.path.insert(0, sys.argv[1]); del sys.argv[1]\n"
+        "from sensu_lxc_handlers import jenkins\n"
+        "real = jenkins.Jenkins.trigger\n"
+        "path = sys.argv.pop()\n"
+        "def trigger(self, *more):\n"
+        "    open(path, 'w').write('spoilt' * 1000)\n"
+        "    return real(self, *more)\n"
+        "jenkins.Jenkins.trigger = trigger\n"
+        "import reconcile_autoscale\n"
+        "reconcile_autoscale.main()\n"
+    )
+    seen = Checked(subprocess.Popen(
+        [sys.executable, "-c", spoil, os.path.dirname(SCRIPT), "--config", world.setup.config, world.setup.ledger],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=world.setup.environ,
+    ))  # fmt: skip
+    assert seen.status == 2 and "asked for lxc-" in seen.line and "but that can't be recorded" in seen.line
+    assert jenkins.wait_for_builds(JOB, 1)
 
 
 def test_it_ends_in_time_whoever_does_not_answer(world, jenkins, sensu):
