@@ -32,6 +32,7 @@ from sensu_lxc_handlers.outcome import LedgerUnusable, Misconfigured, Misused, O
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from sensu_lxc_handlers.asking import Asking
@@ -53,6 +54,8 @@ _ASKING_SECONDS = 3.0
 _RECORD_SECONDS = 0.7
 # What did not get to Jenkins is looked for no longer than that.
 _LATE_SECONDS = 86400
+# A container that is gone is told of no longer than that.
+_FAREWELL_SECONDS = 300
 _SHOWN = 3
 
 _EXAMPLES = """\
@@ -82,10 +85,20 @@ class Finding(namedtuple("Finding", "status text")):
     __slots__ = ()
 
 
-class Seen(namedtuple("Seen", "sightings results why")):
-    """What was seen of the world: {request id: Sighting}; the results of Sensu's API, or None for the reason why."""
+class Seen(namedtuple("Seen", "sightings results why states")):
+    """What was seen of the world.
+
+    sightings  {request id: Sighting}
+    results    of Sensu's API, or None for the reason why
+    states     {entity: those of check_container_state}
+    """
 
     __slots__ = ()
+
+    def told(self, names: "Sequence[str]", wall: float, max_age: float, since: float = 0.0) -> "dict[str, str]":
+        """{name: what is known of the container of that name}."""
+        results = [one for name in names for one in self.states.get(name, ())]
+        return instances.told_by_results(results, names, wall, max_age, since)
 
 
 class ReconcileAutoscale(handler.Fenced):
@@ -126,6 +139,10 @@ class ReconcileAutoscale(handler.Fenced):
         what.add_argument(
             "--forget", metavar="ID", help="a request's containers are known to be gone; or a member (ENTITY/CHECK) is"
         )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._declared: dict[str, set[object]] = {}
 
     def configure(self) -> None:
         self.timeout_seconds = self.options.timeout
@@ -239,7 +256,12 @@ class ReconcileAutoscale(handler.Fenced):
         for job, requests in sorted(by_job.items()):
             self.doing = f"looking for {requests[0].request_id} in Jenkins"
             sightings.update(jenkins.sightings(job, requests))
-        return Seen(sightings, *self._results())
+        results, why = self._results()
+        states: dict[str, list[Result]] = {}
+        for result in results or ():
+            if result.check == instances.STATE_CHECK:
+                states.setdefault(result.entity, []).append(result)
+        return Seen(sightings, results, why, states)
 
     def _results(self) -> "tuple[list[Result] | None, str]":
         """(the latest results that Sensu's API knows, "") or (None, why there are none)."""
@@ -267,11 +289,13 @@ class ReconcileAutoscale(handler.Fenced):
                 self.doing = f"running verify_command for {names[0]}"
                 left = self.started + self._share(_COMMAND_SHARE) - time.monotonic()
                 if left > 0:
-                    told[one.request_id] = instances.told_by_command(
+                    heard = instances.told_by_command(
                         wanted.verify_command, names, one.host, left, _without_secrets(os.environ)
                     )  # fmt: skip
+                    # Where there was no time to ask, nothing is known, not even that nobody can tell.
+                    told.update({one.request_id: heard} if heard else {})
             elif seen.results is not None:
-                told[one.request_id] = instances.told_by_results(seen.results, names, now.wall, wanted.max_age)
+                told[one.request_id] = seen.told(names, now.wall, wanted.max_age)
         return told
 
     def _members(self, name: str, wanted: "JenkinsSettings", seen: Seen, now: "Moment") -> "Members | None":
@@ -292,11 +316,12 @@ class ReconcileAutoscale(handler.Fenced):
         told = self._containers(name, fleet, wanted, seen, now) if fleet is not None else {}
         members = self._members(name, wanted, seen, now)
         asked_of_others = [one for other, known in others.items() if other != name for one in known.requests]
-        unread = [one for one in seen.sightings.values() if one.kind == following.UNREADABLE]
-        may_ask = wanted.enabled and not unread and self.end - time.monotonic() > _ASKING_SECONDS
-        asking = self._asking(wanted, self.end - _RECORD_SECONDS)
+        # Another group's job that can't be read is no reason to leave this one short.
+        known = fleet.requests if fleet is not None else ()
+        kinds = {seen.sightings[one.request_id].kind for one in known if one.request_id in seen.sightings}
+        may_ask = wanted.enabled and following.UNREADABLE not in kinds and self.end - time.monotonic() > _ASKING_SECONDS
         can_give_back = bool(wanted.decommission_job) and members is not None and may_ask
-        misfit = self._misfit(asking, wanted) if can_give_back and fleet is not None and _may_shrink(fleet) else ""
+        misfit = self._misfit(wanted) if can_give_back and fleet is not None and _may_shrink(fleet) else ""
         step = _Step()
 
         def change(fleet: "Fleet") -> "Fleet":
@@ -337,12 +362,12 @@ class ReconcileAutoscale(handler.Fenced):
         if isinstance(decision, policy.Hold):
             findings.append(Finding(OK, f"{name}: {decision.code}: {decision.text}"))
         elif decision is not None and asked is not None:
-            findings.append(self._ask(ledger, name, wanted, asking, fleet, asked, decision))
+            findings.append(self._ask(ledger, name, wanted, fleet, asked, decision))
             if not self.options.dry_run:
                 fleet = ledger.fleets()[name]
-        return fleet, [*_trouble(name, fleet, ledger.moment(), rules), *findings]
+        return fleet, [*_trouble(name, fleet, ledger.moment(), rules), *_haunting(name, fleet, seen, now), *findings]
 
-    def _misfit(self, asking: "Asking", wanted: "JenkinsSettings") -> str:
+    def _misfit(self, wanted: "JenkinsSettings") -> str:
         """Why the job that takes containers away is none that may be asked, "" where it may.
 
         Jenkins drops what a job does not declare: it would then say that it took away what it never looked for.
@@ -351,9 +376,15 @@ class ReconcileAutoscale(handler.Fenced):
         from sensu_lxc_handlers.jenkins import REQUEST_ID, Unreadable
 
         job = wanted.decommission_job
+        needed = {REQUEST_ID, TARGET_ID, instances.PREFIX_PARAMETER}
+        # On another host than its own it would find nothing to take away, and be content with that.
+        needed |= {wanted.placement.parameter} if wanted.placement else set()
         self.doing = f"looking at the parameters of {job}"
         try:
-            missing = {REQUEST_ID, TARGET_ID, instances.PREFIX_PARAMETER} - asking.jenkins.declared(job)
+            if job not in self._declared:
+                jenkins = self._asking(wanted, self.started + self._share(_COMMAND_SHARE)).jenkins
+                self._declared[job] = jenkins.declared(job)
+            missing = needed - self._declared[job]
         except Unreadable as error:
             return f"{clean(job, 80)} can't be read: {error}"
         lacks = ", ".join(sorted(missing))
@@ -372,7 +403,7 @@ class ReconcileAutoscale(handler.Fenced):
         return placing.placed(decision, wanted.placement, hosts, why, fleet, others, wall)
 
     def _ask(
-        self, ledger: "Book", name: str, wanted: "JenkinsSettings", asking: "Asking", fleet: "Fleet",
+        self, ledger: "Book", name: str, wanted: "JenkinsSettings", fleet: "Fleet",
         asked: "Request", act: "Act",
     ) -> Finding:  # fmt: skip
         from sensu_lxc_handlers.asking import record
@@ -383,10 +414,18 @@ class ReconcileAutoscale(handler.Fenced):
             return Finding(OK, f"{name}: would ask for a build of {asked.job} to {what}")
         self.doing = f"asking Jenkins for {asked.request_id}"
         names = {"check": asked.check, "entity": asked.entity, "namespace": ""}
+        # No longer than a handler would: after its lease others take it for dead.
+        deadline = min(self.end - _RECORD_SECONDS, time.monotonic() + wanted.timeout)
+        asking = self._asking(wanted, deadline)
         answer = asking.ask(name, asked, target, names, f"to {what}", act.look_first)
         self.doing = f"recording that {asked.request_id} is {answer.state}"
-        answer, _ = record(ledger, name, asked, answer, self.without_secrets(answer.text))
-        text = f"{name}: asked for {asked.request_id} of {clean(asked.job, 60)} to {what}: {answer.text}"
+        said = f"{name}: asked for {asked.request_id} of {clean(asked.job, 60)} to {what}"
+        answer = answer._replace(text=self.without_secrets(answer.text))
+        try:
+            answer, _ = record(ledger, name, asked, answer, answer.text)
+        except LedgerUnusable as error:
+            raise LedgerUnusable(f"{said}: {answer.text}; but that can't be recorded: {error}") from None
+        text = f"{said}: {answer.text}"
         if answer.state in (SENT, COALESCED):
             return Finding(OK, text)
         is_away = answer.code in ("starting", "unreachable")
@@ -514,6 +553,22 @@ def _trouble(name: str, fleet: "Fleet", now: "Moment", rules: "policy.Rules") ->
     last = fleet.latest()
     if last is not None and last.state == FAILED and not found:
         found.append(Finding(OK, f"{name}: {last.request_id}: {last.detail}"))
+    return found
+
+
+def _haunting(name: str, fleet: "Fleet", seen: Seen, now: "Moment") -> "list[Finding]":
+    """Containers that were taken away, as Jenkins says, and are heard of all the same: its job ran on another host."""
+    if seen.results is None:
+        return []
+    found = []
+    for one in fleet.requests:
+        if one.way == OUT and one.state == GONE and one.names:
+            since = one.at.wall + _FAREWELL_SECONDS
+            told = seen.told(one.names, now.wall, _FAREWELL_SECONDS, since)
+            there = [container for container, word in told.items() if word == following.IS_RUNNING]
+            if there:
+                text = f"{name}: {', '.join(there)} still runs, although {one.request_id} is gone: {one.detail}"
+                found.append(Finding(WARNING, f"{text}: did the job run on its host?"))
     return found
 
 

@@ -64,16 +64,19 @@ def is_last(result: "Result") -> bool:
 
 
 def told_by_results(
-    results: "Iterable[Result]", names: "Sequence[str]", wall: float, max_age: float
+    results: "Iterable[Result]", names: "Sequence[str]", wall: float, max_age: float, since: float = 0.0
 ) -> "dict[str, str]":
-    """{name: what the latest result of check_container_state says of the container of that name}."""
+    """{name: what the latest result of check_container_state says of the container of that name}.
+
+    A result that is older than max_age, or than since (in seconds since the epoch), tells nothing.
+    """
     told = dict.fromkeys(names, IS_UNTOLD)
     for result in results:
         if result.entity not in told or result.check != STATE_CHECK or result.kind != CHECK:
             continue
         if is_last(result):
             told[result.entity] = IS_GONE
-        elif result.executed is not None and abs(wall - result.executed) <= max_age:
+        elif result.executed is not None and abs(wall - result.executed) <= max_age and result.executed >= since:
             # A WARNING is of one that runs, after restarts; an UNKNOWN could not tell.
             told[result.entity] = {0: IS_RUNNING, 1: IS_RUNNING, 2: IS_DOWN}.get(result.status, IS_UNTOLD)
     return told
@@ -82,15 +85,21 @@ def told_by_results(
 def told_by_command(
     words: "Sequence[str]", names: "Sequence[str]", host: str, seconds: float, environ: "Mapping[str, str]"
 ) -> "dict[str, str]":
-    """{name: what the command's exit status says of the container of that name}, within seconds in all."""
+    """{name: what the command's exit status says of the container of that name}, within seconds in all.
+
+    {} where that was too short to ask for each.
+    """
     from time import monotonic
 
     end = monotonic() + seconds
     told = {}
     for name in names:
+        left = end - monotonic()
+        if left <= 0:
+            return {}
         values = {"name": name, "host": harmless(host).lstrip("-")}
         argv = [words[0], *(fill(word, values) for word in words[1:])]
-        told[name] = _WORDS.get(_status(argv, min(_COMMAND_SECONDS, end - monotonic()), environ), IS_UNTOLD)
+        told[name] = _WORDS.get(_status(argv, min(_COMMAND_SECONDS, left), environ), IS_UNTOLD)
     return told
 
 
@@ -100,8 +109,6 @@ def _status(argv: "Sequence[str]", seconds: float, environ: "Mapping[str, str]")
     import signal
     import subprocess
 
-    if seconds <= 0:
-        return -1
     try:
         process = subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,

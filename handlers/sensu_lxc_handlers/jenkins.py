@@ -119,10 +119,12 @@ class Jenkins:
                 request_id = _parameter(build, REQUEST_ID)
                 if isinstance(request_id, str) and request_id in wanted:
                     built.setdefault(request_id, _seen(build))  # the newest comes first
-                if all(one in built or one in found for one in wanted):
+                if len(built) == len(wanted):
                     return
 
-        read(self._builds(job, min(one.created_wall for one in wanted.values())))
+        # What is queued was hardly built before; the latest builds tell.
+        missing = [one.created_wall for request_id, one in wanted.items() if request_id not in found]
+        read(self._builds(job, min(missing, default=float("inf"))))
         if any(one not in found and one not in built for one in wanted):
             # What left the queue just before it was read may not have been among the builds yet.
             time.sleep(_BETWEEN_QUEUE_AND_BUILD_SECONDS)
@@ -157,7 +159,8 @@ class Jenkins:
             return Sighting(ABSENT)
         if item.get("cancelled") is True:
             return Sighting(CANCELLED, one.queue_item)
-        return Sighting(UNREADABLE, detail=f"queue item {one.queue_item} has just left the queue")
+        # It has just left the queue, for a build that is not listed yet.
+        return Sighting(QUEUED, one.queue_item)
 
     def _queue(self, job: str) -> "list[dict[str, object]]":
         """What of that job is queued. Raises Unreadable."""

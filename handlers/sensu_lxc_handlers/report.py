@@ -13,7 +13,7 @@ from .outcome import clean
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from .fleet import Request
     from .ledger import Decision
@@ -30,7 +30,8 @@ _LEGEND = (
     (_BAD, "refused, failed, unknown or not seen"),
 )  # fmt: skip
 _ENDS = (fleets.GONE, fleets.FAILED)
-_JENKINS, _CONTAINER, _LOOK = "Jenkins", "containers", "reconciler"
+_CRITICAL, _FEWER = "it is critical, and nothing holds it", "fewer than min are there"
+_LEDGER, _JENKINS, _CONTAINER, _LOOK = "ledger", "Jenkins", "containers", "reconciler"
 
 
 class History(namedtuple("History", "fleets decisions changes since now")):
@@ -63,28 +64,37 @@ def rows(history: History) -> "list[Row]":
     """All that happened, oldest first. The same HOLD again and again is one row."""
     requests = {one.request_id: one for fleet in history.fleets.values() for one in fleet.requests}
     found: list[Row] = []
-    latest: dict[str, int] = {}
+    alike: dict[str, dict[tuple[str, str], int]] = {}
     # A decision stands before what it changed in the same moment.
     told = [*map(_decided, history.decisions), *(_changed(one, requests) for one in history.changes)]
     for row in sorted(told, key=lambda row: float(row.wall)):
-        place = latest.get(row.group)
-        if place is not None and row.what.startswith("HOLD ") and found[place][1:5] == row[1:5]:
-            found[place] = found[place]._replace(times=found[place].times + 1, until=row.wall)
-            continue
-        latest[row.group] = len(found)
+        if row.what.startswith("HOLD "):
+            # Who else is held for the same reason meanwhile, or what becomes of a request, is no other reason.
+            known = alike.get(row.group, {})
+            if row.what not in {what for _, what in known}:
+                known = alike[row.group] = {}
+            place = known.get((row.who, row.what))
+            if place is not None:
+                found[place] = found[place]._replace(times=found[place].times + 1, until=row.wall)
+                continue
+            known[row.who, row.what] = len(found)
+        elif row.what.startswith("ACT "):
+            alike.pop(row.group, None)
         found.append(row)
     return found
 
 
 def _decided(one: "Decision") -> Row:
-    who = f"{one.entity}/{one.check}" if one.check else _LOOK
-    return Row(one.wall, one.group, who, f"{one.word} {one.code}", one.request_id or "", one.text, 1, one.wall)
+    who, why = (f"{one.entity}/{one.check}", _CRITICAL) if one.check else (_LOOK, _FEWER)
+    text = one.text if one.word != "ACT" else why if not one.text else f"{why}, {one.text}" if one.check else one.text
+    return Row(one.wall, one.group, who, f"{one.word} {one.code}", one.request_id or "", text, 1, one.wall)
 
 
 def _changed(one: "Change", requests: "dict[str, Request]") -> Row:
     request = requests.get(one.request_id)
     text = one.detail
-    who = _JENKINS
+    who = _LEDGER if one.state == fleets.INTENT else _JENKINS
+    text = text or ("written down, and about to be asked for" if one.state == fleets.INTENT else "")
     if one.state in (fleets.VERIFIED, fleets.UNVERIFIED, fleets.GONE):
         who = _CONTAINER
         names = ", ".join(request.names) if request else ""
@@ -163,8 +173,10 @@ svg .group { font-weight: 600; } svg line { stroke: var(--rule); }
 .bad { fill: var(--bad); background: var(--bad); } .act { fill: var(--building); } .hold { fill: var(--over); }
 .key { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin: 0 .3em 0 1em; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; }
-th, td { text-align: left; padding: .25rem .6rem; border-bottom: 1px solid var(--rule); vertical-align: top; }
-th { color: var(--soft); font-weight: 500; } td { overflow-wrap: anywhere; } td.time { white-space: nowrap; }
+th, td { text-align: left; padding: .25rem .6rem; border-bottom: 1px solid var(--rule); vertical-align: top;
+  white-space: nowrap; }
+th { color: var(--soft); font-weight: 500; }
+td:last-child { white-space: normal; min-width: 16rem; overflow-wrap: anywhere; }
 tr.ACT td.what, tr.VERIFIED td.what { font-weight: 600; } tr.HOLD { color: var(--soft); }
 """
 
@@ -194,7 +206,7 @@ def page(history: History) -> str:
         f"<title>Containers: why, and why not</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
         f"<h1>Containers: why, and why not</h1>\n<p>{_html(counted(history))}, as of {_time(history.now)} (UTC)</p>\n"
         f"{paused}<h2>Timeline</h2>\n<p>● an alert's decision: blue asked for a build, grey did not. {keys}</p>\n"
-        f'<div class="scroll">{_timeline(history, told)}</div>\n'
+        f'<div class="scroll">{_timeline(history)}</div>\n'
         "<h2>What happened</h2>\n"
         f"{_html_table(('Time (UTC)', 'Group', 'Who', 'What', 'Request', 'Why'), happened)}\n"
         "<h2>Requests</h2>\n"
@@ -209,7 +221,7 @@ def _html_table(heads: "Sequence[str]", lines: "Sequence[tuple[str, Sequence[str
     """lines: (class of the row, its cells)."""
     if not lines:
         return "<p>nothing</p>"
-    names = {"Time (UTC)": ' class="time"', "What": ' class="what"'}
+    names = {"What": ' class="what"'}
     head = "".join(f"<th>{name}</th>" for name in heads)
     body = "".join(
         f'<tr class="{_html(kind)}">'
@@ -220,7 +232,7 @@ def _html_table(heads: "Sequence[str]", lines: "Sequence[tuple[str, Sequence[str
     return f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table></div>'
 
 
-def _timeline(history: History, told: "Sequence[Row]") -> str:
+def _timeline(history: History) -> str:
     """A lane for each group: its alerts' decisions, and a bar for each request from being asked for to its end."""
     span = max(1.0, history.now - history.since)
 
@@ -229,17 +241,14 @@ def _timeline(history: History, told: "Sequence[Row]") -> str:
         return float(round(_LEFT + (inside - history.since) / span * (_WIDTH - _LEFT - 10), 1))
 
     drawn, y = [], _TOP
-    groups = sorted({*history.fleets, *(row.group for row in told)})
+    groups = sorted({*history.fleets, *(one.group for one in history.decisions)})
     for group in groups:
         y += _LINE
         drawn.append(f'<text class="group" x="4" y="{y}">{_html(clean(group, 34))}</text>')
-        for row in told:
-            if row.group == group and row.what.startswith(("ACT", "HOLD")):
-                kind = "act" if row.what.startswith("ACT") else "hold"
-                words = _html(f"{_time(row.wall)} {row.who}: {row.what} {row.request_id} {_why(row)}")
-                drawn.append(
-                    f'<circle class="{kind}" cx="{place(row.wall)}" cy="{y - 4}" r="5"><title>{words}</title></circle>'
-                )
+        drawn += [
+            f'<circle class="{kind}" cx="{x}" cy="{y - 4}" r="5"><title>{_html(words)}</title></circle>'
+            for kind, x, words in _dots([one for one in history.decisions if one.group == group], place)
+        ]
         for request_id, parts in _bars(history, group):
             y += _LINE
             drawn.append(f'<text class="soft" x="16" y="{y}">{_html(clean(request_id, 34))}</text>')
@@ -261,6 +270,23 @@ def _timeline(history: History, told: "Sequence[Row]") -> str:
         rules.append(f'<text class="soft" x="{x}" y="{_TOP - 10}" text-anchor="{anchor}">{words}</text>')
     name = 'role="img" aria-label="Timeline of decisions, builds and containers"'
     return f'<svg {name} viewBox="0 0 {_WIDTH} {height}">{"".join(rules)}{"".join(drawn)}</svg>'
+
+
+def _dots(decisions: "Sequence[Decision]", place: "Callable[[float], float]") -> "list[tuple[str, float, str]]":
+    """(class, x, words) of decisions: those to act above the others, and of many in one place one."""
+    found: dict[tuple[str, int], tuple[float, str, int]] = {}
+    for row in map(_decided, decisions):
+        x = place(row.wall)
+        key = ("act" if row.what.startswith("ACT ") else "hold", int(x / 4))
+        words = f"{_time(row.wall)} {row.who}: {row.what} {row.request_id} {row.text}"
+        first, said, count = found.get(key, (x, words, 0))
+        found[key] = first, said, count + 1
+    return [
+        (kind, x, said if count == 1 else f"{said} (and {count - 1} more)")
+        for kind in ("hold", "act")
+        for (is_kind, _), (x, said, count) in found.items()
+        if is_kind == kind
+    ]
 
 
 def _bars(history: History, group: str) -> "list[tuple[str, list[tuple[str, float, float, str]]]]":

@@ -10,7 +10,8 @@ import time
 import pytest
 from sensu_lxc_handlers import following
 from sensu_lxc_handlers import jenkins as api
-from sensu_lxc_handlers.jenkins import Jenkins
+from sensu_lxc_handlers.following import Sighting
+from sensu_lxc_handlers.jenkins import Jenkins, Unreadable
 from sensu_lxc_handlers.outcome import Misconfigured
 
 from tests.standin.jenkins import Jenkins as StandIn
@@ -72,10 +73,6 @@ STARTING = answer(503, body="<html><title>Jenkins wird gestartet</title><h1>Bitt
 
 def client(url, login=LOGIN, needs_crumb=False, seconds=3.0, **options):
     return Jenkins(url, login, needs_crumb, time.monotonic() + seconds, **options)
-
-
-class Unreadable(Exception):
-    """The search was not whole."""
 
 
 Found = collections.namedtuple("Found", "queue_item build")
@@ -413,3 +410,123 @@ def test_what_was_discarded_may_have_been_it(standin):
 def test_lists_that_are_none(body):
     with pytest.raises(Unreadable):
         find_request(client(Scripted(answer(200, body=body), answer(200, body=body)).url), "j", "r1", 0)
+
+
+# Many requests at once
+
+
+def asked_for(request_id, created=10_000.0, queue_item=None):
+    return request("SENT", request_id=request_id, created_wall=created, queue_item=queue_item)
+
+
+def build(request_id, number=1, result="SUCCESS", building=False, seconds=10_000):
+    parameters = [{"name": "REQUEST_ID", "value": request_id}]
+    return {"number": number, "queueId": number + 10, "timestamp": seconds * 1000, "building": building,
+            "result": result, "actions": [{}, {"parameters": parameters}]}  # fmt: skip
+
+
+def item(request_id, number=7, url="http://any.example/ctx/job/A/job/lxc%20provision/"):
+    parameters = [{"name": "REQUEST_ID", "value": request_id}]
+    return {"id": number, "task": {"url": url}, "actions": [{"parameters": parameters}]}
+
+
+def queue(*items):
+    return answer(200, body=json.dumps({"items": list(items)}))
+
+
+def builds(*found):
+    about = {"property": [{"parameterDefinitions": [{"name": "REQUEST_ID"}]}], "allBuilds": list(found)}
+    return answer(200, body=json.dumps(about))
+
+
+def look(server, *requests):
+    return client(server.url).sightings("A/lxc provision", requests)
+
+
+def test_many_are_seen_in_two_gets():
+    server = Scripted(
+        queue(item("q"), item("again", 8)),
+        builds(build("run", 5, None, True), build("ok", 4), build("bad", 3, "FAILURE"), build("again", 2, "ABORTED"),
+               build("odd", 1, None)),
+    )  # fmt: skip
+    seen = look(server, *(asked_for(name) for name in ("q", "again", "run", "ok", "bad", "odd")))
+    assert seen == {
+        "q": Sighting("queued", 7), "again": Sighting("queued", 8), "run": Sighting("running", 15, 5),
+        "ok": Sighting("succeeded", 14, 4), "bad": Sighting("unsuccessful", 13, 3, "ended as FAILURE"),
+        "odd": Sighting("running", 11, 1),
+    }  # fmt: skip
+    assert len(server.received) == 2
+
+
+def test_the_newest_build_of_an_id_counts_and_one_that_did_not_fail_more_than_the_queue():
+    server = Scripted(
+        queue(item("a"), item("b")), builds(build("a", 9), build("a", 8, "FAILURE"), build("b", 7, None, True))
+    )
+    seen = look(server, asked_for("a"), asked_for("b"))
+    assert [seen["a"].kind, seen["b"].kind] == ["succeeded", "running"]
+
+
+@pytest.mark.parametrize("url", ["http://any.example/job/A/job/lxc_decommission/", "http://any.example/job/provision/"])
+def test_an_item_of_another_job_is_none_of_ours(url):
+    server = Scripted(queue(item("a", url=url)), builds(), builds())
+    assert look(server, asked_for("a")) == {"a": Sighting("absent")}
+
+
+def test_names_of_jobs_match_without_regard_to_case():
+    server = Scripted(queue(item("a", url="http://h/job/a/job/LXC%20Provision/")), builds())
+    assert look(server, asked_for("a"))["a"].kind == "queued"
+
+
+def test_what_left_the_queue_while_it_was_read_is_found_by_a_second_look():
+    server = Scripted(queue(), builds(), builds(build("a")))
+    assert look(server, asked_for("a"))["a"].kind == "succeeded"
+
+
+def left(request_id="a", cancelled=False):
+    parameters = [{"name": "REQUEST_ID", "value": request_id}]
+    return answer(200, body=json.dumps({"cancelled": cancelled, "actions": [{"parameters": parameters}]}))
+
+
+@pytest.mark.parametrize("reply, kind", [
+    (left(cancelled=True), "cancelled"), (left(), "queued"), (left("other", True), "absent"),
+    (answer(404), "absent"), (answer(500), "unreadable"), (answer(200, body="<html>"), "unreadable"),
+    ("", "unreadable"),
+])  # fmt: skip
+def test_what_an_item_says_that_is_neither_queued_nor_built(reply, kind):
+    server = Scripted(queue(), builds(), builds(), reply)
+    assert look(server, asked_for("a", queue_item=3))["a"].kind == kind
+    assert "/queue/item/3/api/json" in server.received[3]
+
+
+@pytest.mark.parametrize("answers", [
+    [STARTING], [answer(401)], [answer(200, body="{}")], [""], [queue(), STARTING], [queue(), answer(404)],
+    [queue(), answer(200, body='{"allBuilds": []}')],
+    [queue(), answer(200, body=json.dumps({"property": [], "allBuilds": []}))],
+    [queue(), *([page(10_000)] * 2), STARTING],
+])  # fmt: skip
+def test_a_look_that_is_not_whole_tells_nothing_of_anybody(answers):
+    seen = look(Scripted(*answers), asked_for("a"), asked_for("b"))
+    assert {one.kind for one in seen.values()} == {"unreadable"}
+    assert all(one.detail and one.detail.isprintable() for one in seen.values())
+
+
+def test_it_goes_back_to_the_oldest_of_them():
+    server = Scripted(queue(), page(10_000), page(9_000), page(5_000, 3, "old"), builds(build("new")))
+    seen = look(server, asked_for("old", 9_000.0), asked_for("new"))
+    assert [seen["old"].build, seen["new"].build] == [2, 1]
+
+
+@pytest.mark.parametrize("value", [None, 7, [], {"a": 1}, ["a"]])
+def test_a_parameter_that_is_no_text(value):
+    server = Scripted(queue(item(value)), builds(build(value), build("a")))
+    assert look(server, asked_for("a"))["a"].kind == "succeeded"
+
+
+def test_what_a_job_declares(standin):
+    standin.create_job("lxc_decommission", job_xml(parameters=("REQUEST_ID", "TARGET_ID")))
+    asked = client(standin.url, standin.auth("builder"))
+    assert asked.declared("lxc_decommission") == {"REQUEST_ID", "TARGET_ID"}
+    standin.create_job("plain", job_xml(parameters=()))
+    assert asked.declared("plain") == set()
+    with pytest.raises(Unreadable):
+        asked.declared("none")

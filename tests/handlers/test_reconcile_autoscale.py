@@ -3,6 +3,7 @@
 import glob
 import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -478,6 +479,26 @@ def test_the_youngest_is_given_back_and_min_is_left(world, jenkins):
     assert "min is 1" in seen.output and len(jenkins.builds(DECOMMISSION)) == 1
 
 
+def test_one_that_was_taken_away_on_the_wrong_host_is_noticed(world, jenkins):
+    (name,) = ready_to_give_back(world)
+    world.reconcile()
+    jenkins.wait_for_builds(DECOMMISSION, 1)
+    assert world.reconcile().status == 0 and world.states == [fleets.GONE] * 2
+    world.age(400)
+    world.told(name)
+    seen = world.reconcile()
+    assert seen.status == 1 and f"{name} still runs, although" in seen.line
+    world.told(name, status=2)
+    assert world.reconcile().status == 0
+
+
+def test_with_placement_the_job_must_take_the_host(world, jenkins):
+    ready_to_give_back(world)
+    world.setup.scope["placement"] = {"by": "spread", "parameter": "WHERE"}
+    seen = world.reconcile()
+    assert "misfit" in seen.output and "lacks WHERE" in seen.output and not jenkins.builds(DECOMMISSION)
+
+
 @pytest.mark.parametrize(
     "case", ["stale", "unwell", "nobody", "no job", "no api", "undeclared", "unreadable", "warning"]
 )
@@ -591,6 +612,15 @@ def test_asked_again_it_keeps_its_host(world, jenkins):
     assert build.parameters["LXC_HOST"] == "first"
 
 
+def test_an_api_that_does_not_answer_is_waited_for_half_of_the_time(world, sensu):
+    world.setup.scope.update(placement={"by": "spread"}, timeout=4)
+    sensu.fault, sensu.fault_on = "blackhole", "GET"
+    held = world.alert()
+    assert (held.status, held.code) == (0, "placement") and held.seconds < 4
+    with world.ledger as ledger:
+        assert ledger.fleets() == {} and [one.code for one in ledger.decisions(0)] == ["placement"]
+
+
 # Trouble
 
 
@@ -609,6 +639,41 @@ def test_a_damaged_ledger_is_critical(world):
 def test_wrong_options_are_unknown(world, arguments):
     seen = world.reconcile(*arguments)
     assert seen.status == 3 and not seen.below
+
+
+def test_another_groups_job_that_can_not_be_read_leaves_this_one_alone(world, jenkins):
+    world.setup.scope["groups"]["db"] = {"match": {"entity": "db*"}, "job": "gone"}
+    jenkins.create_job("gone", job_xml())
+    jenkins.fault, jenkins.fault_count = Fault.CLOSE_BEFORE_READING, 1
+    assert world.alert(entity="db1").code == "unknown-outcome"
+    jenkins.create_job("gone", job_xml(parameters=()))
+    world.setup.scope["groups"][GROUP]["min"] = 1
+    seen = world.reconcile()
+    assert seen.status == 3 and "has no parameter REQUEST_ID" in seen.line
+    assert jenkins.wait_for_builds(JOB, 1)
+
+
+def test_what_was_asked_for_is_said_where_it_can_not_be_recorded(world, jenkins):
+    world.setup.scope["groups"][GROUP]["min"] = 1
+    jenkins.create_job(JOB, job_xml(command="true"))
+    spoil = (
+        "import sys; sys.path.insert(0, sys.argv[1]); del sys.argv[1]\n"
+        "from sensu_lxc_handlers import jenkins\n"
+        "real = jenkins.Jenkins.trigger\n"
+        "path = sys.argv.pop()\n"
+        "def trigger(self, *more):\n"
+        "    open(path, 'w').write('spoilt' * 1000)\n"
+        "    return real(self, *more)\n"
+        "jenkins.Jenkins.trigger = trigger\n"
+        "import reconcile_autoscale\n"
+        "reconcile_autoscale.main()\n"
+    )
+    seen = Checked(subprocess.Popen(
+        [sys.executable, "-c", spoil, os.path.dirname(SCRIPT), "--config", world.setup.config, world.setup.ledger],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=world.setup.environ,
+    ))  # fmt: skip
+    assert seen.status == 2 and "asked for lxc-" in seen.line and "but that can't be recorded" in seen.line
+    assert jenkins.wait_for_builds(JOB, 1)
 
 
 def test_it_ends_in_time_whoever_does_not_answer(world, jenkins, sensu):
@@ -680,6 +745,65 @@ def test_the_page(world, tmp_path):
         for one in ledger.changes(0):
             assert f">{one.state}<" in page or f" {one.state} " in page
     check_markup(page)
+
+
+@pytest.fixture
+def browser(tmp_path):
+    """A function of a page's path: (the document as a real browser has it, what the browser complained of)."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium here: apt-get install chromium")
+
+    def show(path, width=1280):
+        done = subprocess.run(
+            [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+             "--disable-component-update", "--host-resolver-rules=MAP * ~NOTFOUND", f"--window-size={width},1000",
+             f"--user-data-dir={tmp_path}/profile", "--enable-logging=stderr", "--virtual-time-budget=1000",
+             f"--screenshot={tmp_path}/{width}.png", "--dump-dom", f"file://{path}"],
+            capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        said = [line for line in done.stderr.splitlines() if "CONSOLE" in line or "Refused to" in line]
+        assert done.returncode == 0, done.stderr
+        return done.stdout, said
+
+    return show
+
+
+def test_the_page_in_a_real_browser(world, tmp_path, browser):
+    hostile = "web<img src=x onerror=alert(1)>"
+    world.setup.scope["groups"][GROUP]["match"] = {"entity": "web*"}
+    (name,) = world.built()
+    world.told(name)
+    world.reconcile()
+    world.alert(entity=hostile, incident="j")
+    path = tmp_path / "page.html"
+    assert world.reconcile("--html", str(path)).status == 0
+    shown, complaints = browser(path)
+    assert not complaints, complaints
+    assert "<img" not in shown and "web&lt;img" in shown
+    check_markup(shown)
+    with world.ledger as ledger:
+        decisions, changes = ledger.decisions(0), ledger.changes(0)
+    rows = re.findall(r"<tr class=\"(\w+)\">", shown)
+    assert rows.count("ACT") + rows.count("HOLD") == len(decisions)
+    assert {one.state for one in changes} <= set(rows)
+    assert shown.count("<circle") == 2 and shown.count("<rect") >= 3 and name in shown
+    # It is drawn: more than one colour of the timeline is on the picture.
+    picture = (tmp_path / "1280.png").read_bytes()
+    assert picture.startswith(b"\x89PNG") and len(colours(picture)) > 20
+
+
+def colours(png):
+    """Samples of a PNG's bytes: few are different where it is blank, many where it is drawn upon."""
+    import zlib
+
+    data, place = b"", 8
+    while place < len(png):
+        length, kind = int.from_bytes(png[place : place + 4], "big"), png[place + 4 : place + 8]
+        data += png[place + 8 : place + 8 + length] if kind == b"IDAT" else b""
+        place += 12 + length
+    raw = zlib.decompress(data)
+    return {raw[start : start + 3] for start in range(1, len(raw) - 3, 4001)}
 
 
 def check_markup(page):

@@ -51,12 +51,60 @@ def test_as_little_as_the_original_had_is_enough():
         ({"parameters": {"delay": "10"}}, "may not hold 'delay'"),
         ({"parameters": {"A": "{entitty}"}}, "has {entitty}, known are {check}"),
         ({"group": "{request_id}"}, "group has {request_id}"),
+        ({"ledger": "mysql://h/"}, 'ledger must be an absolute path, or "redis://HOST:6379/0"'),
+        ({"ledger": "redis://"}, "ledger must name a Redis"),
+        ({"ledger": "redis://h:99999/"}, "ledger is no URL"),
+        ({"ledger": "redis://u:s3cret@h/"}, "ledger must not hold the password"),
+        ({"ledger": "rediss://h/?password=s3cret"}, "ledger must not hold the password"),
+        ({"ledger_password_file": "redis"}, "ledger_password_file must be an absolute path"),
+        ({"verify_command": "x {nam}"}, "verify_command has {nam}, known are {name} {host}"),
+        ({"verify_command": "x '"}, "verify_command can't be split into words"),
+        ({"verify_command": "x"}, "verify_command must be a program and its arguments, with {name}"),
+        ({"verify_command": "{host} {name}"}, "verify_command must be a program"),
+        ({"placement": {"by": "random"}}, "placement.by must be free_memory, containers or spread"),
+        ({"placement": {"by": "spread", "need": "much"}}, "placement.need must be a size"),
+        ({"placement": {"by": "spread", "needs": 1}}, "placement.needs is not a setting; did you mean need?"),
+        ({"placement": {"parameter": "REQUEST_ID"}}, "placement.parameter must be the name of a parameter"),
+        ({"placement": {"parameter": "A B"}}, "placement.parameter must be the name of a parameter"),
+        ({"placement": {"max_age": "1s"}}, "placement.max_age must be a duration"),
+        ({"placement": []}, 'placement" in a test must be an object'),
+        ({"placement": {"by": "spread"}}, "placement needs lxc_autoscale.api"),
+        ({"placement": {}, "api": {}, "parameters": {"LXC_HOST": "x"}}, "parameters may not hold LXC_HOST"),
+        ({"groups": {"w": {"match": {"check": "x"}, "ledger": "/x"}}}, "may hold match, "),
+        ({"groups": {"w": {"match": {"check": "x"}, "placement": {"by": "x"}}}}, "placement.by must be"),
     ],
 )
 def test_what_is_wrong_is_named(scope, says):
     with pytest.raises(Misconfigured) as error:
         parsed(**scope)
     assert says in str(error.value) and str(error.value).isprintable()
+
+
+def test_placement_and_ledger():
+    wanted = parsed(api={"url": "http://h:4567/"}, placement={"need": "1.5G"}, ledger="rediss://h:6380/2?prefix=x")
+    assert wanted.placement == settings.Placement("free_memory", "check_host_capacity", "LXC_HOST", 1610612736, 600)
+    assert wanted.ledger == "rediss://h:6380/2?prefix=x"
+    assert parsed(ledger="unix:///run/redis.sock?db=1").ledger == "unix:///run/redis.sock?db=1"
+    assert parsed(verify_command="a 'b c' {name}").verify_command == ("a", "b c", "{name}")
+
+
+@pytest.mark.parametrize("text, size", [
+    (0, 0), (7, 7), ("7", 7), ("256M", 256 << 20), ("256MiB", 256 << 20), ("256MB", 256_000_000), ("1.5G", 3 << 29),
+    ("1k", 1024), ("1kB", 1000), ("5B", 5), ("-1", None), (-1, None), ("5iB", None), ("1 G", None), (True, None),
+    (1.5, None), (None, None), ("", None), ("1e9", None),
+])  # fmt: skip
+def test_size(text, size):
+    assert settings.parse_size(text) == size
+
+
+def test_the_ledgers_password(tmp_path):
+    path = tmp_path / "redis"
+    path.write_text("s3cret\n")
+    path.chmod(0o600)
+    wanted = parsed(ledger="redis://h/", ledger_password_file=str(path))
+    assert settings.ledger_password(wanted, {}, []) == "s3cret"
+    assert settings.ledger_password(wanted, {settings.LEDGER_PASSWORD_VARIABLE: "other"}, []) == "other"
+    assert settings.ledger_password(parsed(), {}, []) == ""
 
 
 @pytest.mark.parametrize("tree, says", [({}, "write {"), ({"lxc_autoscale": []}, "must be an object")])
