@@ -69,6 +69,11 @@ def test_by_a_socket_in_the_filesystem(tmp_path):
         assert sorted(ledger.fleets()) == ["g"]
 
 
+@pytest.mark.parametrize("query", ["db=x", "socket_timeout=soon", "protocol=x"])
+def test_a_url_that_is_none(server, query):
+    assert "is none: write redis://HOST" in unusable(server, url=f"{server.url}&{query}")
+
+
 def test_two_prefixes_are_two_ledgers(server):
     from sensu_lxc_handlers.ledger_redis import RedisLedger
 
