@@ -140,7 +140,8 @@ class HandlerJenkins(handler.Handler):
         if hosts is None:
             return lambda fleet, decision: decision
         fleet, seen = ledger.peek(group, self.event)
-        if isinstance(policy.decide(fleet, seen, now, self.wanted.rules), policy.Act):
+        decision = policy.decide(fleet, seen, now, self.wanted.rules)
+        if isinstance(decision, policy.Act) and decision.previous is None:
             self.doing = f"asking {hosts.api} for the hosts"
             hosts.look()
         others = [one for other, fleet in ledger.fleets().items() if other != group for one in fleet.requests]

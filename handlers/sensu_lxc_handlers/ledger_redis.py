@@ -19,7 +19,7 @@ import json
 import os
 import zlib
 from time import monotonic
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from . import fleet as fleets
 from .fleet import Fleet, Moment
@@ -55,20 +55,22 @@ class RedisLedger(Book):
 
             install = f"install it with: {sys.executable} -m pip install 'redis>=5'"
             raise LedgerUnusable(f"the ledger {clean(url)} needs the package redis: {install}") from None
-        parts = urlsplit(url)
-        query = dict(parse_qsl(parts.query))
+        query = dict(parse_qsl(urlsplit(url).query))
         self.path, self._prefix = clean(url), query.pop("prefix", "") or _PREFIX
         self._patience, self._read_only = patience, read_only
         self._redis = redis
         self.notes = []
         self._db: Any
-        with self._explained():
+        try:
             # Never asks twice by itself: an EXEC without an answer may have been done.
             self._db = redis.Redis.from_url(
-                urlunsplit(parts._replace(query=urlencode(query))), password=password or None, decode_responses=True,
+                f"{url.partition('?')[0]}?{urlencode(query)}", password=password or None, decode_responses=True,
                 socket_timeout=patience, socket_connect_timeout=min(_CONNECT_SECONDS, patience),
                 retry=Retry(NoBackoff(), 0),
             )  # fmt: skip
+        except (ValueError, TypeError):
+            raise LedgerUnusable(f"the ledger {self.path} is none: write redis://HOST:6379/0?prefix=NAME") from None
+        with self._explained():
             self._begin()
 
     def __exit__(

@@ -59,6 +59,29 @@ def test_nobody_there(server):
     assert "is it up, and does `ledger` lead to it?" in unusable(server)
 
 
+def test_by_a_socket_in_the_filesystem(tmp_path):
+    needed()
+    from sensu_lxc_handlers.ledger_redis import RedisLedger
+
+    path = f"{tmp_path}/redis.sock"
+    with RedisServer(tmp_path, "--unixsocket", path), RedisLedger(f"unix://{path}?db=1&prefix=p", "", 2) as ledger:
+        assert decide(ledger, 1)[0] == Act(1, None, False)
+        assert sorted(ledger.fleets()) == ["g"]
+
+
+@pytest.mark.parametrize("query", ["db=x", "socket_timeout=soon", "protocol=x"])
+def test_a_url_that_is_none(server, query):
+    assert "is none: write redis://HOST" in unusable(server, url=f"{server.url}&{query}")
+
+
+def test_two_prefixes_are_two_ledgers(server):
+    from sensu_lxc_handlers.ledger_redis import RedisLedger
+
+    for prefix in ("one", "two"):
+        with RedisLedger(server.url.replace("test", prefix), "", 2) as ledger:
+            assert ledger.is_new and decide(ledger, 1)[0] == Act(1, None, False)
+
+
 def test_killed_it_knows_all_that_it_confirmed(server):
     with redis_ledger(server) as ledger:
         _, asked = decide(ledger, 1)

@@ -284,3 +284,12 @@ def test_one_that_did_not_get_there_is_asked_for_again_while_all_is_well_only():
     there = fleet(*made("VERIFIED", "VERIFIED"), unsent, quiet=THEN, looked=later(3540), members=("a", "b"))
     assert policy.give_back(there, WELL, later(3600), CALM)[1].previous == unsent
     assert policy.give_back(there, {"a": True}, later(3600), CALM)[1].code == "missing"
+
+
+@pytest.mark.parametrize("state, job", [(REJECTED, "mended"), (UNSENT, "mended"), (UNKNOWN, "job"), (INTENT, "job")])
+def test_a_job_that_was_misspelt_is_asked_for_by_its_name_of_now(state, job):
+    """But where Jenkins may have it, it is looked for where it was asked for."""
+    before = fleet(request(state))
+    act = decide(before, False, later(70), RULES)
+    known, asked = policy.intended(before, act, None, "mended", later(70))
+    assert (asked.job, asked.attempt, known.requests) == (job, 2, (asked,))

@@ -600,12 +600,14 @@ def test_a_hold_asks_no_api(world, sensu):
     assert world.alert(incident="j").code in ("cooldown", "in-flight") and not sensu.requests
 
 
-def test_asked_again_it_keeps_its_host(world, jenkins):
+def test_asked_again_it_keeps_its_host(world, jenkins, sensu):
     world.setup.scope["placement"] = {"by": "free_memory"}
     host(world, "first", 900)
     jenkins.phase = Phase.DOWN
     assert world.alert().status == 1
+    # Neither a better one nor that Sensu does not answer changes that.
     host(world, "second", 9000)
+    sensu.fault, sensu.fault_on = 500, "GET"
     jenkins.phase = Phase.UP
     assert world.alert(incident="j").code == "sent"
     (build,) = jenkins.wait_for_builds(JOB, 1)
@@ -651,6 +653,15 @@ def test_another_groups_job_that_can_not_be_read_leaves_this_one_alone(world, je
     seen = world.reconcile()
     assert seen.status == 3 and "has no parameter REQUEST_ID" in seen.line
     assert jenkins.wait_for_builds(JOB, 1)
+
+
+def test_nothing_new_is_asked_for_while_it_is_not_known_what_became_of_the_last(world, jenkins):
+    jenkins.executors = 0
+    world.alert()
+    world.age(400)
+    world.setup.scope["groups"][GROUP]["min"] = 2
+    jenkins.create_job(JOB, job_xml(parameters=("OTHER",)))
+    assert world.reconcile().status == 3 and len(world.requests) == 1
 
 
 def test_what_was_asked_for_is_said_where_it_can_not_be_recorded(world, jenkins):
