@@ -92,7 +92,7 @@ def test_uptime_and_restarts(tmp_path: Path) -> None:
         host, tree, (one,) = looked_at(container)
         found = lives.Lives(host, options, ["x"])
         (finding,) = found.findings(tree, one, True)
-        assert list(found.finish()) == []
+        assert list(found.remember()) == []
         return finding.measures[0].value if finding.measures else None, finding.state
 
     with busybox() as container:
