@@ -310,10 +310,13 @@ def handler(work: Path, rounds: int) -> None:
         secret.chmod(0o600)
         settings = {
             "url": sink.url,
-            "job": "lxc_provision",
+            "job": "folder/lxc_provision",  # as the recorded event wishes it
             "user": "bench",
             "api_token_file": str(secret),
             "cooldown": 0,
+            "warm_up": 0,
+            "max": 0,
+            "budget": 0,
         }
         settings["ledger"] = str(work / "ledger.sqlite")
         config.write_text(json.dumps({"lxc_autoscale": settings}))

@@ -11,7 +11,7 @@ from sensu_lxc.levels import duration
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Iterator
 
     from sensu_lxc.lives import Often
 
@@ -118,7 +118,7 @@ class CheckContainerState(plugin.ContainerCheck):
         finding = absent(name, self.options.lxcpath)
         try:
             names = {directory.rpartition("/")[2] for directory in running}
-            there = [place for one, place in states.strays(tree, names.__contains__, running) if one == name]
+            there = [place for one, place in states.strays(tree, names, running) if one == name]
         except CannotObserve:
             return finding
         return stray(name, there[0]) if there else finding
@@ -126,20 +126,15 @@ class CheckContainerState(plugin.ContainerCheck):
     def _strays(self, tree: cgroups.Cgroups, found: inventory.Inventory) -> Iterator[Finding]:
         names = {container.name for container in found.containers}
         names.update(directory.rpartition("/")[2] for directory in found.running)
-        excluded = [inventory.matcher(one) for one in self.options.exclude]
         try:
-            there = states.strays(
-                tree, lambda name: name in names or any(means(name) for means in excluded), found.running
-            )
+            there = states.strays(tree, names, found.running)
         except CannotObserve as problem:
             yield Finding(State.UNKNOWN, "", f"whether payloads run on without a definition can't be told: {problem}")
             return
+        excluded = [inventory.matcher(one) for one in self.options.exclude]
         for name, place in there:
-            yield stray(name, place)
-
-    def remember(self, untold: Collection[str] = ()) -> Iterable[Finding]:
-        """A restart that nobody took is told again anyway, for as long as it lies in the window."""
-        return self.lives.remember() if self.tells_lives else ()
+            if not any(means(name) for means in excluded):
+                yield stray(name, place)
 
 
 def _often(text: str) -> Often:

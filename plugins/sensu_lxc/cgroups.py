@@ -15,7 +15,7 @@ from sensu_lxc.sources import cgroup, meminfo, mountinfo
 
 TYPE_CHECKING = False  # importing typing for it would cost a check 3 ms
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Set
     from typing import Any, TypeVar
 
     from sensu_lxc.host import Host
@@ -96,6 +96,8 @@ class Cgroups:
         self._hierarchies: dict[str, Hierarchy | None] = {}
         self._names: dict[str, Names] = {}
         self._believed: dict[tuple[str, str], str | None] = {}
+        # {mount point: names that stand there more than once, or with a number, or elsewhere as well}
+        self._suspects: dict[str, set[str]] = {}
         self._limits: dict[tuple[str, str], Any] = {}
         self._monitors: dict[str, int] | None = None
         # {(LXCPATH/NAME, mounted cgroup): (mount points below which it was found alive, its path below them)}
@@ -160,6 +162,7 @@ class Cgroups:
         self._found.clear()
         self._names.clear()
         self._believed.clear()
+        self._suspects.clear()
         self._limits.clear()
         self.once.clear()
 
@@ -203,12 +206,18 @@ class Cgroups:
         An orphan's monitor is gone from the cgroup beside it, so what lives there is not what runs under this name. LXC
         before 3.0.4 makes no cgroup for its monitors: there the name proves nothing.
         """
-        key = (container.name, hierarchy.point)
-        if key not in self._believed:
-            place = self._spoken_for(container.name, hierarchy.point)
-            beside = None if place is None else _monitor_of(place, hierarchy.point)
-            self._believed[key] = place if beside is not None and self._is_live(beside, hierarchy) else None
-        return self._believed[key]
+        name, point = container.name, hierarchy.point
+        key = (name, point)
+        if key in self._believed:
+            return self._believed[key]
+        place = self._spoken_for(name, point)
+        if place is not None:
+            usual = place == f"{point}/lxc.payload.{name}"
+            beside = f"{point}/lxc.monitor.{name}" if usual else f"{point}/lxc.monitor/{name}"
+            if not self._is_live(beside, hierarchy):
+                place = None
+        self._believed[key] = place
+        return place
 
     def _spoken_for(self, name: str, point: str) -> str | None:
         """As _place, without a look at what lives there."""
@@ -270,21 +279,28 @@ class Cgroups:
 
         Costs a look at each cgroup of the host but those inside containers, once.
         """
-        name, names = container.name, self._by_name(hierarchy.point)
-        exact, numbered, _ = self._elsewhere(hierarchy.point)
-        if name not in numbered and name not in exact and name not in names.numbered:
-            places = names.exact.get(name, ())
-            if not places or (len(places) == 1 and self._place(container, hierarchy) is not None):
-                return []
+        name, point = container.name, hierarchy.point
+        if point not in self._suspects:
+            names = self._by_name(point)
+            exact, numbered, _ = self._elsewhere(point)
+            several = (one for one, places in names.exact.items() if len(places) > 1)
+            self._suspects[point] = {*names.numbered, *exact, *numbered, *several}
+        if name not in self._suspects[point] and (
+            self._believed.get((name, point))
+            or self._place(container, hierarchy)
+            or not self._by_name(point).exact.get(name)
+        ):
+            return []
         return self.live_places(name, hierarchy) + self.payloads_anywhere(name, hierarchy)
 
-    def strays(self, known: Callable[[str], bool], hierarchy: Hierarchy) -> list[tuple[str, str]]:
+    def strays(self, known: Set[str], hierarchy: Hierarchy) -> list[tuple[str, str]]:
         """(name, directory with processes) of what LXC named so and that no container of a known name can be."""
+        exact = self._by_name(hierarchy.point).exact
         return [
             (name, place)
-            for name, places in self._by_name(hierarchy.point).exact.items()
-            if not (known(name) or (_twin(name) and known(_twin(name))))
-            for place in places
+            for name in exact.keys() - known
+            if _twin(name) not in known
+            for place in exact[name]
             if self.is_populated(place, hierarchy) and not self._is_nested(place)
         ]
 
@@ -318,9 +334,7 @@ class Cgroups:
             while todo:
                 directory = todo.pop()
                 above = directory[len(point) + 1 :].split("/")
-                for entry in self.subgroups(directory):
-                    if directory == point and (entry.startswith(_OURS) or entry == "lxc.payload"):
-                        continue  # live_places knows it
+                for entry in self.subgroups(directory, but_ours=directory == point):  # live_places knows those
                     place, names = f"{directory}/{entry}", []
                     called.setdefault(entry, []).append(place)
                     if entry.startswith("lxc.payload."):
@@ -339,13 +353,18 @@ class Cgroups:
             self._walked[point] = exact, numbered, called
         return self._walked[point]
 
-    def subgroups(self, directory: str) -> list[str]:
-        """The names of the cgroups in one, of whose files each name is tried once. None in one that went away."""
+    def subgroups(self, directory: str, but_ours: bool = False) -> list[str]:
+        """The names of the cgroups in one, of whose files each name is tried once. None in one that went away.
+
+        but_ours: without those that LXC itself names at the top.
+        """
         found = []
         try:
             entries = [] if self._host.is_leaf(directory) else self._host.list(directory)
         except NotThere:
             return []
+        if but_ours:
+            entries = [entry for entry in entries if not entry.startswith(_OURS) and entry != "lxc.payload"]
         for entry in entries:
             if entry.startswith(_OURS) or (entry not in self._files and self._is_directory(directory, entry)):
                 found.append(entry)
@@ -727,12 +746,15 @@ class Cgroups:
     def _is_frozen_v2(self, container: Container, hierarchy: Hierarchy, surely: bool) -> bool:
         """Reads one file where the name tells the place. Raises NotThere for a dead one."""
         place = None if surely else self._place(container, hierarchy)
+        if place is not None and not _is_payload(place):
+            place = None
         for directory in (place, None):
             if directory is None:
-                directory = self.directory(container, hierarchy, surely=True)
+                directory = self.directory(container, hierarchy, surely)
+                surely = True
             own = directory
             try:
-                if not self._host.is_leaf(directory):
+                if directory is not place:
                     directory = self._of_its_init(container, directory, hierarchy)
                 path = f"{directory}/cgroup.events"
                 raw = self._host.value(path)
@@ -752,7 +774,7 @@ class Cgroups:
 
     def _of_its_init(self, container: Container, directory: str, hierarchy: Hierarchy) -> str:
         """The cgroup at or below a container's own that its init sits in: freezing that one stops it as well."""
-        if self._host.is_leaf(directory):
+        if _is_payload(directory) or self._host.is_leaf(directory):
             return directory
         for inner in ("/init.scope", "/ns/init.scope", "/ns"):
             try:
@@ -795,12 +817,9 @@ class Cgroups:
         return meminfo.host_memory(self._host.read("/proc/meminfo"), "/proc/meminfo")
 
 
-def _monitor_of(place: str, point: str) -> str:
-    """Where the monitor of what runs in a directory of that name lives."""
-    parent, _, name = place.rpartition("/")
-    if parent == point:
-        return f"{point}/lxc.monitor.{name[len('lxc.payload.') :]}"
-    return f"{point}/lxc.monitor/{name}"
+def _is_payload(place: str) -> bool:
+    """Whether LXC itself named it: it makes an inner cgroup only in one that a config names (as Proxmox does)."""
+    return place.startswith(_OURS[0], place.rfind("/") + 1)
 
 
 def _twin(name: str) -> str:

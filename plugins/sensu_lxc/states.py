@@ -12,7 +12,7 @@ from sensu_lxc.sources.lxc_command import GET_STATE, STATES
 
 TYPE_CHECKING = False  # importing typing for it would cost a check 3 ms
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Collection, Sequence, Set
 
     from sensu_lxc.cgroups import Cgroups, Hierarchy
     from sensu_lxc.host import Host
@@ -139,10 +139,11 @@ def _running(tree: Cgroups, container: Container, reply: Reply | None) -> State:
 def _beside(tree: Cgroups, container: Container, running: Collection[str]) -> str:
     """Where an orphan of the name lives while the container runs: in the cgroup that its earlier life had."""
     hierarchy = tree.payload_hierarchy()
-    return next(iter(_unclaimed(tree, tree.beside(container, hierarchy), hierarchy, running)), "")
+    places = tree.beside(container, hierarchy)
+    return next(iter(_unclaimed(tree, places, hierarchy, running)), "") if places else ""
 
 
-def strays(tree: Cgroups, known: Callable[[str], bool], running: Collection[str]) -> list[tuple[str, str]]:
+def strays(tree: Cgroups, known: Set[str], running: Collection[str]) -> list[tuple[str, str]]:
     """(name, cgroup) of payloads that run on with neither a monitor nor a definition that tells whose they are."""
     hierarchy = tree.payload_hierarchy()
     found = tree.strays(known, hierarchy)
