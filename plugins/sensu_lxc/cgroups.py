@@ -72,7 +72,8 @@ class Memory(
 # What stands below a mount point where LXC puts it. exact: {name: directories so named}; numbered: {name: directories
 # so named with a number behind}; doubtful: names whose monitor's cgroup is younger than the payload's: LXC makes the
 # monitor's first, so that the payload is of an earlier life.
-Names = namedtuple("Names", "exact numbered doubtful")
+# others: what stands at the top besides.
+Names = namedtuple("Names", "exact numbered doubtful others")
 
 # controller: as v1 names it, "" for v2 alone; point: directory of its mount; root: the cgroup mounted there;
 # version: 1 or 2.
@@ -98,6 +99,7 @@ class Cgroups:
         self._believed: dict[tuple[str, str], str | None] = {}
         # {mount point: names that stand there more than once, or with a number, or elsewhere as well}
         self._suspects: dict[str, set[str]] = {}
+        self._alive: set[str] = set()  # directories in which processes were seen just now
         self._limits: dict[tuple[str, str], Any] = {}
         self._monitors: dict[str, int] | None = None
         # {(LXCPATH/NAME, mounted cgroup): (mount points below which it was found alive, its path below them)}
@@ -163,13 +165,14 @@ class Cgroups:
         self._names.clear()
         self._believed.clear()
         self._suspects.clear()
+        self._alive.clear()
         self._limits.clear()
         self.once.clear()
 
     def _find(self, container: Container, hierarchy: Hierarchy, surely: bool) -> str:
         place = None if surely else self._place(container, hierarchy)
         try:
-            if place is not None and self._is_live(place, hierarchy):
+            if place is not None and (place in self._alive or self._is_live(place, hierarchy)):
                 return place
         except CannotObserve:  # somebody else may tell
             pass
@@ -241,6 +244,7 @@ class Cgroups:
         if point not in self._names:
             exact: Places = {}
             numbered: Places = {}
+            others: list[str] = []
             # Of a recorded or mounted tree the inodes may be anybody's.
             inodes = self._host.inodes(point) if self._host.is_this_one else dict.fromkeys(self._host.list(point), 0)
             if "cgroup.procs" not in inodes:
@@ -252,6 +256,7 @@ class Cgroups:
                     continue
                 for entry in self._host.list(point + parent) if parent else inodes:
                     if not entry.startswith(prefix):
+                        others.append(entry)  # at the top alone there is a prefix
                         continue
                     name, directory = entry[len(prefix) :], f"{point}{parent}/{entry}"
                     exact.setdefault(name, []).append(directory)
@@ -260,10 +265,10 @@ class Cgroups:
                         numbered.setdefault(twin, []).append(directory)
             doubtful = {
                 name
-                for name in exact
+                for name in (exact if self._host.is_this_one else ())
                 if 0 < inodes.get(f"lxc.payload.{name}", 0) < inodes.get(f"lxc.monitor.{name}", 0)
             }
-            self._names[point] = Names(exact, numbered, doubtful)
+            self._names[point] = Names(exact, numbered, doubtful, others)
         return self._names[point]
 
     def live_places(self, name: str, hierarchy: Hierarchy) -> list[str]:
@@ -334,7 +339,8 @@ class Cgroups:
             while todo:
                 directory = todo.pop()
                 above = directory[len(point) + 1 :].split("/")
-                for entry in self.subgroups(directory, but_ours=directory == point):  # live_places knows those
+                # Those at the top that LXC named live_places knows.
+                for entry in self.subgroups(directory) if directory != point else self._others(point):
                     place, names = f"{directory}/{entry}", []
                     called.setdefault(entry, []).append(place)
                     if entry.startswith("lxc.payload."):
@@ -353,18 +359,21 @@ class Cgroups:
             self._walked[point] = exact, numbered, called
         return self._walked[point]
 
-    def subgroups(self, directory: str, but_ours: bool = False) -> list[str]:
-        """The names of the cgroups in one, of whose files each name is tried once. None in one that went away.
+    def _others(self, point: str) -> list[str]:
+        """The names of the cgroups at the top that are not LXC's own."""
+        names = [one for one in self._by_name(point).others if not one.startswith(_OURS) and one != "lxc.payload"]
+        return self._cgroups_among(point, names)
 
-        but_ours: without those that LXC itself names at the top.
-        """
-        found = []
+    def subgroups(self, directory: str) -> list[str]:
+        """The names of the cgroups in one, of whose files each name is tried once. None in one that went away."""
         try:
             entries = [] if self._host.is_leaf(directory) else self._host.list(directory)
         except NotThere:
             return []
-        if but_ours:
-            entries = [entry for entry in entries if not entry.startswith(_OURS) and entry != "lxc.payload"]
+        return self._cgroups_among(directory, entries)
+
+    def _cgroups_among(self, directory: str, entries: list[str]) -> list[str]:
+        found = []
         for entry in entries:
             if entry.startswith(_OURS) or (entry not in self._files and self._is_directory(directory, entry)):
                 found.append(entry)
@@ -767,7 +776,7 @@ class Cgroups:
             if populated == 1:
                 if frozen is None:
                     raise CannotObserve("the kernel does not tell whether a cgroup is frozen (it does since Linux 5.2)")
-                self._found[container.directory, hierarchy.root] = {hierarchy.point}, own[len(hierarchy.point) :]
+                self._alive.add(own)
                 return frozen == 1
             place = None
         raise NotThere(f"{path} says that no process is in the container's cgroup")

@@ -54,21 +54,21 @@ def observe(
     all_running = all_running or [container.directory for container in running]
     stopped_monitors = set() if host.is_this_one else _stopped_monitors(tree)
     for container in running:
-        reply = replies.get(container.address)
+        directory = container.directory
         try:
-            if container.directory in stopped_monitors:
-                found[container.directory] = State(UNRESPONSIVE, _why_unresponsive(tree, container))
+            if stopped_monitors and directory in stopped_monitors:
+                found[directory] = State(UNRESPONSIVE, _why_unresponsive(tree, container))
                 continue
-            state = _running(tree, container, reply)
+            state = _running(tree, container, replies.get(container.address) if replies else None)
             beside = "" if state.name == UNRESPONSIVE else _beside(tree, container, all_running)
-            found[container.directory] = state._replace(beside=beside) if beside else state
+            found[directory] = state._replace(beside=beside) if beside else state
         except NotThere as problem:
             if inventory.has_monitor_now(host, container):
-                found[container.directory] = problem
+                found[directory] = problem
             else:
                 stopped.append(container)
         except CannotObserve as problem:
-            found[container.directory] = problem
+            found[directory] = problem
     for container in stopped:
         try:
             found[container.directory] = _stopped(host, tree, container, all_running)
