@@ -27,6 +27,7 @@ _SETTLE_STEP_SECONDS = 0.05
 # or why it may not be STOPPED as far as this user can tell; beside: "" or the cgroup in which processes of an earlier
 # life run on beside those of this one.
 State = namedtuple("State", "name detail doubt beside", defaults=("", "", ""))
+RUNNING = State("RUNNING")
 # The monitor is there and does not answer: lxc-info, lxc-ls and lxc-stop hang on it.
 UNRESPONSIVE = "UNRESPONSIVE"
 # Processes run on in the container's cgroup and no monitor cares for them. To LXC it is STOPPED; lxc-start would start
@@ -133,7 +134,7 @@ def _running(tree: Cgroups, container: Container, reply: Reply | None) -> State:
             state = "RUNNING" if STATES[reply.value] == "THAWED" else STATES[reply.value]
     if state == "RUNNING" and _is_frozen(tree, container):
         return State("FROZEN", "frozen from outside LXC" if reply is not None and reply.status == 0 else "")
-    return State(state)
+    return RUNNING if state == "RUNNING" else State(state)
 
 
 def _beside(tree: Cgroups, container: Container, running: Collection[str]) -> str:
