@@ -11,7 +11,7 @@ from sensu_lxc.levels import duration
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from sensu_lxc.lives import Often
 
@@ -135,6 +135,10 @@ class CheckContainerState(plugin.ContainerCheck):
         for name, place in there:
             if not any(means(name) for means in excluded):
                 yield stray(name, place)
+
+    def remember(self, untold: Collection[str] = ()) -> Iterable[Finding]:
+        """A restart that nobody took is told again anyway, for as long as it lies in the window."""
+        return self.lives.remember() if self.tells_lives else ()
 
 
 def _often(text: str) -> Often:

@@ -39,7 +39,7 @@ def judge(label: str, state: states.State, expected: str, defined: bool | None =
     A container that does not run and that this user may not see the definition of might not exist at all: said, as
     both is bad where it should run.
     """
-    if state == (expected, "", "", ""):  # as a thousand of them are
+    if defined is not None and state == (expected, "", "", ""):  # as a thousand of them are
         return Finding(State.OK, label, expected)
     detail = f" ({state.detail})" if state.detail else ""
     if state.name == states.UNRESPONSIVE:
