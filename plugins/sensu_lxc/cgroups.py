@@ -71,8 +71,7 @@ class Memory(
 
 # What stands below a mount point where LXC puts it. exact: {name: directories so named}; numbered: {name: directories
 # so named with a number behind}; doubtful: names whose monitor's cgroup is younger than the payload's: LXC makes the
-# monitor's first, so that the payload is of an earlier life.
-# others: what stands at the top besides.
+# monitor's first, so that the payload is of an earlier life; others: what stands at the top besides.
 Names = namedtuple("Names", "exact numbered doubtful others")
 
 # controller: as v1 names it, "" for v2 alone; point: directory of its mount; root: the cgroup mounted there;
@@ -839,4 +838,6 @@ def _twin(name: str) -> str:
 
 def _status_field(status: bytes, key: bytes) -> list[bytes]:
     start = status.find(b"\n" + key + b":") + 1
-    return status[start:].split(b"\n", 1)[0].split()[1:] if start else []
+    if not start and not status.startswith(key + b":"):  # Name is its first line
+        return []
+    return status[start:].split(b"\n", 1)[0].split()[1:]

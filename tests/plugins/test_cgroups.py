@@ -431,3 +431,23 @@ def test_a_cgroup_that_is_removed_meanwhile_hides_no_other(tree: Tree, monkeypat
     )
     assert cgroups.subgroups("/sys/fs/cgroup/one") == []
     assert cgroups.subgroups("/sys/fs/cgroup/other") == ["busy"]
+
+
+class TestWhoseChild:
+    """Whoever claims to be the monitor of an orphan's init is not its parent, which is whoever adopts orphans."""
+
+    @pytest.mark.parametrize(
+        ("parent", "name", "uid", "is_child"),
+        [
+            (2000, "lxc-start", 0, True),
+            (2000, "lxc-start", 1000, False),
+            (1, "systemd", 0, False),
+            (1, "lxc-start", 0, True),  # lxc-start -F as the first process of a container or a pid namespace
+            (1, "lxc-start", 1000, False),
+        ],
+    )
+    def test_of_a_process(self, tree: Tree, parent: int, name: str, uid: int, is_child: bool) -> None:
+        for pid, above, called in ((parent, 0, name), (3000, parent, "init")):
+            status = f"Name:\t{called}\nPid:\t{pid}\nPPid:\t{above}\nUid:\t0\t0\t0\t0\n"
+            tree.write(f"/proc/{pid}/status", status)
+        assert Cgroups(Host(str(tree.root)))._is_child_of(3000, uid) is is_child
