@@ -20,11 +20,7 @@ from .event import Event
 from .fleet import Moment, elapsed
 from .outcome import LedgerUnusable, clean
 from .policy import Hold, duration
-from .store import trouble
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from types import TracebackType
+from .store import Explained
 
 OK, FLAPPING = "OK", "FLAPPING"
 # Beside a severity, where it isn't what a check found out: Sensu itself misses its results.
@@ -35,6 +31,7 @@ _LATE_SECONDS = 60
 _KEEP_RECOVERED_SECONDS = 30 * 86400
 _KEEP_SECONDS = 400 * 86400  # of what never recovered, as its container was removed
 
+_DAMAGED = "it is damaged; move it and its -journal away, and each incident that lasts is mailed once more"
 _VERSION = 0x6D61_0001  # "ma" 1: neither another program's file nor the other handler's ledger
 _NEW = (
     """CREATE TABLE mailed (
@@ -165,13 +162,13 @@ class Memory:
 
     def peek(self) -> "Mailed | None":
         """The latest mail, for somebody who won't send one: nothing is made, nobody is waited for."""
-        with _Explained(self._named()):
+        with self._explained():
             there = os.path.exists(self._path) and os.path.getsize(self._path)
             return self._latest("ro") if there else None
 
     def recall(self) -> "Mailed | None":
         """The latest mail, once no other handler is at it. From here to forgo() this one has the key for itself."""
-        with _Explained(self._named()):
+        with self._explained():
             os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
             # A file of its own: SQLite's locks on the other would end as soon as this one were closed.
             self._lock = os.open(self._path + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -234,7 +231,7 @@ class Memory:
         return Mailed._make((*told, Moment(wall, boot_id, uptime)))
 
     def _write(self, statement: str, values: "tuple[object, ...]", now: "Moment | None" = None) -> None:
-        with _Explained(self._named()):
+        with self._explained():
             db = self._open("rw")
             try:
                 db.execute("BEGIN IMMEDIATE")
@@ -249,22 +246,8 @@ class Memory:
     def _named(self) -> str:
         return f"{clean(self._path)}, which remembers what was mailed"
 
-
-class _Explained:
-    """Turns what SQLite and the system say into LedgerUnusable, with what to do about it."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: "type[BaseException] | None", error: "BaseException | None", trace: "TracebackType | None"
-    ) -> None:
-        if isinstance(error, (sqlite3.Error, OSError, UnicodeError)):
-            damaged = "it is damaged; move it and its -journal away, and each incident that lasts is mailed once more"
-            raise trouble(error, self._what, "state_file", damaged) from None
+    def _explained(self) -> Explained:
+        return Explained(self._named(), "state_file", _DAMAGED)
 
 
 def _version(db: sqlite3.Connection) -> int:

@@ -65,9 +65,9 @@ class Store:
     def close(self) -> None:
         self.db.close()
 
-    def explained(self) -> "_Explained":
-        """A context in which what SQLite and the system say becomes LedgerUnusable, with what to do about it."""
-        return _Explained(self)
+    def explained(self) -> "Explained":
+        """The context for whatever is done with the file."""
+        return Explained(f"the ledger {self.path}", "ledger", self.remedy())
 
     def transaction(self) -> "_Transaction":
         """A context that is BEGIN IMMEDIATE … COMMIT, or ROLLBACK where anything went wrong."""
@@ -172,9 +172,14 @@ class _Transaction:
             self._db.execute("ROLLBACK")
 
 
-class _Explained:
-    def __init__(self, store: Store) -> None:
-        self._store = store
+class Explained:
+    """A context in which what SQLite and the system say of a file becomes LedgerUnusable, with what to do about it.
+
+    what: the file, in words; setting: that names it; damaged: what to do where its content is wrong.
+    """
+
+    def __init__(self, what: str, setting: str, damaged: str) -> None:
+        self._what, self._setting, self._damaged = what, setting, damaged
 
     def __enter__(self) -> None:
         pass
@@ -183,18 +188,11 @@ class _Explained:
         self, kind: "type[BaseException] | None", error: "BaseException | None", trace: "TracebackType | None"
     ) -> None:
         if isinstance(error, (sqlite3.Error, OSError, UnicodeError)):
-            raise trouble(error, f"the ledger {self._store.path}", "ledger", self._store.remedy()) from None
-
-
-def trouble(error: Exception, what: str, setting: str, damaged: str) -> LedgerUnusable:
-    """What SQLite and the system say of a file, with what to do about it.
-
-    what: the file, in words; setting: that names it; damaged: what to do where its content is wrong.
-    """
-    said = str(error.strerror if isinstance(error, OSError) else error)
-    # What SQLite says may quote the file, so that even this may be no text.
-    said = "it holds what is no text" if isinstance(error, UnicodeError) else clean(said, 100)
-    return LedgerUnusable(f"{what}: {said}: {_remedy(error, said, setting) or damaged}")
+            said = str(error.strerror if isinstance(error, OSError) else error)
+            # What SQLite says may quote the file, so that even this may be no text.
+            said = "it holds what is no text" if isinstance(error, UnicodeError) else clean(said, 100)
+            remedy = _remedy(error, said, self._setting) or self._damaged
+            raise LedgerUnusable(f"{self._what}: {said}: {remedy}") from None
 
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
