@@ -13,7 +13,7 @@ out, below, script = sys.argv[1:4]
 sys.argv = sys.argv[3:]
 sys.path[0] = os.path.dirname(script)
 opened: list[str] = []
-leave = os._exit
+leave, started = os._exit, os.getpid()
 
 
 def note(event: str, args: tuple[object, ...]) -> None:
@@ -24,8 +24,9 @@ def note(event: str, args: tuple[object, ...]) -> None:
 
 
 def write_and_leave(status: int) -> None:
-    with open(out, "w", encoding="utf-8") as target:
-        target.write("\n".join(opened))
+    if os.getpid() != started:  # a check looks in a process of its own, which knows what was opened before as well
+        with open(out, "w", encoding="utf-8") as target:
+            target.write("\n".join(opened))
     leave(status)
 
 

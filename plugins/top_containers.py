@@ -105,6 +105,9 @@ Keys: """
     verbosely = "has no meaning here"
 
     def setup(self) -> None:
+        # While stdout is still the terminal: who looks and prints once does that in a process apart.
+        self.columns = (os.get_terminal_size(1).columns if os.isatty(1) else 0) or 1000
+        self.has_colours = table.wants_colours(1)
         add = self.parser.add_argument
         add("--sort", choices=SORTS, default="cpu", help="what to sort by (default: cpu)")
         add("--reverse", action="store_true", help="the least first")
@@ -175,8 +178,7 @@ Keys: """
 
             about = {"cores": self.cores, "memory_bytes": self.memory_bytes}
             return dumps({**about, "containers": [row._asdict() for row in rows]}, indent=1)
-        columns = os.get_terminal_size(1).columns if os.isatty(1) else 0
-        return "\n".join(lines(rows, self.by, columns or 1000, table.wants_colours(1)))
+        return "\n".join(lines(rows, self.by, self.columns, self.has_colours))
 
     # Live
 

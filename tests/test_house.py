@@ -34,6 +34,7 @@ MAY_LOAD = {
     "argparse", "collections", "keyword", "reprlib", "operator",  # options, named tuples
     "re", "copyreg", "functools", "types", "enum",  # what argparse and our patterns need
     "importlib.machinery", "errno", "itertools", "warnings",
+    "gc",  # to turn it off
     "select", "struct",  # asking monitors
     "atexit",  # sensu_plugin
 }  # fmt: skip
@@ -229,7 +230,7 @@ def _modules(check: Path | None, arguments: list[str]) -> set[str]:
     if check is not None:
         code += (
             f"sys.path.insert(0, {str(check.parent)!r}); sys.argv = [{check.name!r}, *{arguments!r}]\n"
-            "def stop(status): os.write(2, '\\n'.join(sys.modules).encode()); stopped(status)\n"
+            "def stop(status): os.write(2, '\\n'.join([*sys.modules, '']).encode()); stopped(status)\n"
             "stopped, os._exit = os._exit, stop\n"
             f"import {check.stem}; {check.stem}.main()\n"
         )

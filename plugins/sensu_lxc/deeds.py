@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 
 from sensu_lxc import state_dir
+from sensu_lxc.bound import default_folder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ class Deeds:
     """What one script did. folder: None for this user's own."""
 
     def __init__(self, host: Host, folder: str | None, script: str) -> None:
-        self.folder = folder or state_dir.default_folder()
+        self.folder = folder or default_folder()
         self._script = script
         self._boot = host.read("/proc/sys/kernel/random/boot_id").decode("ascii", "replace").strip()
 

@@ -379,7 +379,8 @@ def _serve(requests: int, answers: int) -> None:
 
 
 def _open_locks() -> int:
-    from sensu_lxc.state_dir import default_folder, own_folder
+    from sensu_lxc.bound import default_folder
+    from sensu_lxc.state_dir import own_folder
 
     try:
         own_folder(default_folder())

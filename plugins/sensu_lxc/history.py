@@ -12,6 +12,7 @@ from collections import namedtuple
 from time import monotonic
 
 from sensu_lxc import state_dir
+from sensu_lxc.bound import default_folder
 from sensu_lxc.errors import CannotObserve
 
 TYPE_CHECKING = False  # importing typing for it would cost a check 3 ms
@@ -56,7 +57,7 @@ class History:
     def __init__(
         self, host: Host, folder: str | None, script: str | None = None, arguments: Iterable[str] = ()
     ) -> None:
-        self._folder = folder or state_dir.default_folder()
+        self._folder = folder or default_folder()
         self._name = state_dir.name_of(arguments, script or "")
         try:
             self._boot = host.read("/proc/sys/kernel/random/boot_id").decode("ascii", "replace").strip()

@@ -6,10 +6,11 @@ atexit hook that ends the process with status 1 or 2, and passes misspelt option
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
-from _thread import allocate_lock, start_new_thread
 
+from sensu_lxc.bound import go_apart, say
 from sensu_lxc.errors import CannotObserve
 from sensu_lxc.findings import Finding, Measure, State, worst
 from sensu_lxc.host import Host
@@ -25,17 +26,6 @@ if TYPE_CHECKING:
 
     from sensu_lxc.inventory import Inventory
     from sensu_lxc.sweep import Reported
-
-
-def _say(words: str, descriptor: int = 1) -> bool:
-    """Write a line or more to stdout (or stderr), whatever its encoding; False where that failed."""
-    data = memoryview(words.encode("utf-8", "replace") + b"\n")  # of which slices are no copies: metrics are megabytes
-    try:
-        while data:
-            data = data[os.write(descriptor, data) :]
-    except OSError:
-        return False
-    return True
 
 
 def _sensu_plugin_check() -> Any:
@@ -61,8 +51,8 @@ def _sensu_plugin_check() -> Any:
             f"{os.path.basename(sys.argv[0])} UNKNOWN: {sys.executable} has no sensu_plugin; "
             f"install it with: {sys.executable} -m pip install sensu-plugin==0.8.0"
         )
-        if not _say(words):
-            _say(words, 2)
+        if not say(words):
+            say(words, 2)
         os._exit(State.UNKNOWN)
     finally:
         for name in spare:  # whoever imports these later gets the real ones
@@ -82,7 +72,9 @@ class Check(_sensu_plugin_check()):  # type: ignore[misc]
     may_be_elsewhere = True
     bound_seconds = 10.0
 
-    def __init__(self, arguments: Sequence[str], mouth: _Mouth | None = None) -> None:
+    def __init__(self, arguments: Sequence[str], is_bounded: bool = False) -> None:
+        gc.freeze()  # what was imported stays
+        gc.enable()
         self.plugin_info = {"check_name": None, "message": None, "status": None}
         self.notes: list[str] = []
         self.measures: list[Measure] = []
@@ -90,12 +82,8 @@ class Check(_sensu_plugin_check()):  # type: ignore[misc]
         self.setup()
         self.arguments = told_apart(arguments)
         self.options = self.parser.parse_args(arguments)
-        if mouth is not None:  # as early as that, since --root may be on a dead filesystem
-            mouth.close_after(
-                self.options.timeout,
-                f"{type(self).__name__} UNKNOWN: not finished after {self.options.timeout:g} s; something it reads "
-                "does not answer, or give it longer with --timeout",
-            )
+        if is_bounded:  # as early as that, since --root may be on a dead filesystem
+            go_apart(type(self).__name__, self.arguments, self.options.timeout)
         self.validate()
         self.host = Host(self.options.root)
 
@@ -139,16 +127,15 @@ class Check(_sensu_plugin_check()):  # type: ignore[misc]
 
     def aside(self, words: str) -> None:
         """Say something on stderr, where it is asked for: Sensu would mix it into the output."""
-        _say(words, 2)
+        say(words, 2)
 
     @classmethod
     def main(cls, arguments: Sequence[str] | None = None) -> NoReturn:
         """Run the check: print its output and end the process with its status, whatever happens."""
         name = cls.__name__
         status, output = State.UNKNOWN, f"{name} UNKNOWN"
-        mouth = _Mouth()
         try:
-            check = cls(sys.argv[1:] if arguments is None else arguments, mouth)
+            check = cls(sys.argv[1:] if arguments is None else arguments, True)
             findings = list(check.outcome())
             status = worst(findings)
             if not findings:
@@ -162,64 +149,22 @@ class Check(_sensu_plugin_check()):  # type: ignore[misc]
             status, output = State.UNKNOWN, f"{name} UNKNOWN: interrupted"
         except BaseException as error:  # noqa: B036  a traceback and status 1 would be read as a warning
             status, output = State.UNKNOWN, f"{name} UNKNOWN: {_fault(error)}"
-        mouth.speak(status, output)
+        _speak(status, output)
 
 
-class _Mouth:
-    """Lets exactly one speak: the check, or the watch that ends it.
-
-    The watch is a thread, as a signal's handler only runs once the blocked system call returns, which that of a dead
-    FUSE or NFS mount does not; exit_group(2) ends it all the same.
-    """
-
-    def __init__(self) -> None:
-        self._word = allocate_lock()
-        self._status, self._words = State.UNKNOWN, ""
-
-    def close_after(self, seconds: float, words: str) -> None:
-        """Say words and end with UNKNOWN once that many seconds have passed."""
-        never = allocate_lock()
-        never.acquire()
-
-        def watch() -> None:
-            never.acquire(timeout=seconds)
-            if self._word.acquire(blocking=False):
-                if not (_is_writable(1) and _say(words)) and _is_writable(2):
-                    _say(words, 2)
-                os._exit(State.UNKNOWN)
-            never.acquire(timeout=1.0)  # the check speaks already, into a pipe that nobody empties
-            if _is_writable(2):
-                _say(self._words, 2)
-            os._exit(self._status or State.UNKNOWN)
-
-        start_new_thread(watch, ())
-
-    def speak(self, status: State, words: str) -> NoReturn:
-        """Print words and end the process. What could not be said is not OK, and is said on stderr."""
-        self._status, self._words = status, words
-        if not self._word.acquire(blocking=False):
-            while True:  # the watch was faster, and is about to end the process
-                self._word.acquire()
-        if words and not _say(words):
-            _say(words, 2)
-            status = status or State.UNKNOWN
-        os._exit(status)
-
-
-def _is_writable(descriptor: int) -> bool:
-    import select
-
-    try:
-        return bool(select.select([], [descriptor], [], 0)[1])
-    except (OSError, ValueError):
-        return False
+def _speak(status: State, words: str) -> NoReturn:
+    """Print words and end the process. What could not be said is not OK, and is said on stderr."""
+    if words and not say(words):
+        say(words, 2)
+        status = status or State.UNKNOWN
+    os._exit(status)
 
 
 def _flush_and_exit(status: int) -> NoReturn:
     try:
         sys.stdout.flush()
     except (AttributeError, OSError, ValueError):  # None where stdout was closed
-        _say("stdout takes nothing", 2)
+        say("stdout takes nothing", 2)
         status = State.UNKNOWN
     os._exit(status)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from sensu_lxc.findings import Finding, State, worst_first
 from sensu_lxc.levels import plain
 
@@ -15,7 +13,7 @@ if TYPE_CHECKING:
 
 _SHOWN = 3
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
-_NOT_LABEL = re.compile(r"[^A-Za-z0-9_.:@/-]")
+_OF_LABELS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.:@/-")
 
 
 def text(words: str, at_most: int = 300) -> str:
@@ -49,7 +47,10 @@ def perfdata(findings: Iterable[Finding]) -> str:
 
 def _label(subject: str, label: str) -> str:
     # Escaped rather than replaced, lest two containers share one graph.
-    return _NOT_LABEL.sub(lambda found: f"~{ord(found.group()):x}", f"{subject}_{label}" if subject else label)
+    whole = f"{subject}_{label}" if subject else label
+    if _OF_LABELS.issuperset(whole):
+        return whole
+    return "".join(letter if letter in _OF_LABELS else f"~{ord(letter):x}" for letter in whole)
 
 
 def _bound(number: float | None) -> str:

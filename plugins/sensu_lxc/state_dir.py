@@ -20,14 +20,6 @@ if TYPE_CHECKING:
 _LARGEST = 64 * 1024 * 1024
 
 
-def default_folder() -> str:
-    """Where this user's files are: gone at the next boot, as samples should be."""
-    user = os.geteuid()
-    if user == 0 and os.path.isdir("/run"):  # which a small container has not
-        return "/run/sensu-lxc"
-    return f"/tmp/sensu-lxc-{user}"
-
-
 def name_of(arguments: Iterable[str], script: str = "") -> str:
     """The file name of a script (this one where none is given) with these arguments."""
     script = script or os.path.basename(sys.argv[0])

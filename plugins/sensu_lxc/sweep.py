@@ -14,6 +14,7 @@ from time import monotonic, time
 
 from sensu_lxc import agent, inventory, state_dir
 from sensu_lxc.agent import Agent, Refused, Result, Unreachable, entity_name
+from sensu_lxc.bound import default_folder
 from sensu_lxc.errors import CannotObserve
 from sensu_lxc.findings import Finding, Measure, State, worst
 from sensu_lxc.options import Misuse
@@ -259,7 +260,7 @@ class Memory:
     """The file that tells who was reported by the earlier runs of a command line."""
 
     def __init__(self, host: Host, folder: str | None, arguments: Iterable[str]) -> None:
-        self._folder = folder or state_dir.default_folder()
+        self._folder = folder or default_folder()
         self._name = f"{state_dir.name_of([host.root, *arguments])}-reported"
         self.before = self._stored = parsed(state_dir.read(self._folder, self._name))
 

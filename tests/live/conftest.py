@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.live.containers import remove_abandoned, wait_until, why_no_lxc
+from tests.live.fuse import Fuse
 from tests.live.sensu_go import Lab, sensu_go, why_no_sensu_go
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -66,6 +67,16 @@ def sensu_go_lab(requires_sensu_go: None, tmp_path: pathlib.Path) -> Iterator[La
     """A Sensu Go with its network ready and nothing started: put things in place, then lab.start()."""
     with sensu_go(tmp_path) as lab:
         yield lab
+
+
+@pytest.fixture
+def fuse(tmp_path: pathlib.Path) -> Iterator[Fuse]:
+    """A filesystem that stops answering once its flag is there."""
+    if not os.path.exists("/dev/fuse"):
+        pytest.skip("no /dev/fuse")
+    made = Fuse(tmp_path)
+    yield made
+    made.close()
 
 
 def _bridge() -> None:

@@ -1,7 +1,6 @@
 """check_container_disk.py on real filesystems: what df says, whose they are, and those that do not answer."""
 
 import contextlib
-import glob
 import os
 import re
 import shutil
@@ -15,62 +14,13 @@ from pathlib import Path
 import pytest
 
 from tests.live.containers import Container, busybox, wait_until
+from tests.live.fuse import Fuse, stuck
 from tests.live.test_checks import as_nobody, nobody  # noqa: F401
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SCRIPT = str(ROOT / "plugins/check_container_disk.py")
 pytestmark = pytest.mark.usefixtures("requires_lxc")
 MIB = 1 << 20
-
-# A FUSE filesystem of 1000 blocks, 600 free, 500 for users. Once the file FLAG is there it takes each request and never
-# answers: whoever asks is then where no signal reaches it, as with sshfs or GlusterFS when the network is gone.
-FUSE = r"""
-import ctypes, os, struct, sys
-point, flag = sys.argv[1:]
-fuse = os.open("/dev/fuse", os.O_RDWR)
-options = f"fd={fuse},rootmode=40000,user_id=0,group_id=0,allow_other".encode()
-if ctypes.CDLL(None).mount(b"deadfs", point.encode(), b"fuse.deadfs", 0, options):
-    sys.exit("mount failed")
-print("ready", flush=True)
-directory = struct.pack("<QII6Q10I", 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0o40755, 2, 0, 0, 0, 4096, 0)
-answers = {26: struct.pack("<IIIIHHIIHHI", 7, 31, 0x20000, 0, 12, 12, 0x20000, 1, 0, 0, 0) + bytes(24), 3: directory,
-           17: struct.pack("<QQQQQIIII", 1000, 600, 500, 100, 40, 4096, 255, 4096, 0) + bytes(24)}
-while True:
-    request = os.read(fuse, 1 << 20)
-    _, kind, unique = struct.unpack_from("<IIQ", request)
-    if kind in (2, 36, 42) or os.path.exists(flag):
-        continue
-    answer = answers.get(kind, b"")
-    os.write(fuse, struct.pack("<IiQ", 16 + len(answer), 0 if kind in answers else -2, unique) + answer)
-"""
-
-
-class Fuse:
-    """One such filesystem."""
-
-    def __init__(self, folder: Path) -> None:
-        self.point, self.flag = folder / "fuse", folder / "mute"
-        self.point.mkdir()
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", FUSE, str(self.point), str(self.flag)], stdout=subprocess.PIPE, text=True
-        )
-        assert self.process.stdout is not None
-        assert self.process.stdout.readline() == "ready\n"
-
-    def close(self) -> None:
-        # Its end fails all requests, so that whoever waits for one goes on.
-        self.process.kill()
-        self.process.wait()
-        subprocess.run(["umount", "-l", str(self.point)], capture_output=True, timeout=10)
-
-
-@pytest.fixture
-def fuse(tmp_path: Path) -> Iterator[Fuse]:
-    if not os.path.exists("/dev/fuse"):
-        pytest.skip("no /dev/fuse")
-    made = Fuse(tmp_path)
-    yield made
-    made.close()
 
 
 def check(*arguments: str) -> "tuple[int, str]":
@@ -275,20 +225,6 @@ def test_a_mount_of_its_own_and_what_hides_it() -> None:
         assert (status, "hidden by another mount" in output) == (3, True), output
 
 
-def stuck() -> int:
-    """How many processes of the check wait where no signal reaches them."""
-    count = 0
-    for path in glob.glob("/proc/[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            folder = os.path.dirname(path)
-            if (
-                SCRIPT in Path(path).read_text()
-                and Path(f"{folder}/stat").read_text().rpartition(")")[2].split()[0] == "D"
-            ):
-                count += 1
-    return count
-
-
 @pytest.mark.parametrize("how", ["mute", "stopped"])
 def test_a_filesystem_that_does_not_answer_costs_the_others_nothing(fuse: Fuse, how: str) -> None:
     entry = f"lxc.mount.entry = {fuse.point} mnt none bind,create=dir"
@@ -308,10 +244,10 @@ def test_a_filesystem_that_does_not_answer_costs_the_others_nothing(fuse: Fuse, 
             assert (status, bool(re.search("/mnt: the filesystem at .* does not answer", output))) == (3, True), output
             measured(output, f"{container.name}_disk")
         # Where the question can't be taken back one process stays, not one for each run.
-        wait_until(lambda: stuck() == (how == "mute"), 5, "the processes that asked to be gone")
+        wait_until(lambda: stuck(SCRIPT) == (how == "mute"), 5, "the processes that asked to be gone")
         fuse.flag.unlink(missing_ok=True)
         fuse.close()
-        wait_until(lambda: stuck() == 0, 5, "the process that asked to go on")
+        wait_until(lambda: stuck(SCRIPT) == 0, 5, "the process that asked to go on")
 
 
 def test_the_other_containers_are_told(fuse: Fuse) -> None:

@@ -239,7 +239,7 @@ class TestTimeout:
         {
             "a file": ("sensu_lxc.host.Host.read", "time.sleep(60)"),
             "a directory": ("os.listdir", "time.sleep(60)"),
-            "the root": ("os.path.isdir", "time.sleep(60)"),
+            "the root": ("os.path.isdir", "return _[0] != sys.argv[2] or time.sleep(60)"),
             "a busy loop": ("sensu_lxc.host.Host.read", "while True: pass"),
             "a pipe": ("sensu_lxc.host.Host.read", "os.read(os.pipe()[0], 1)"),
         }.values(),

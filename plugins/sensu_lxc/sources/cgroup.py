@@ -8,7 +8,7 @@ from sensu_lxc.errors import CannotObserve, quoted
 
 # v1 has no word for "no limit": it shows the largest page-aligned number, which depends on the page size.
 _UNLIMITED_V1 = 2**62
-_SUFFIX = re.compile(r"-\d+", re.ASCII)
+_SUFFIX = r"-\d+"
 
 
 def number(raw: bytes, path: str) -> int:
@@ -82,7 +82,7 @@ def payload_of(path: str, name: str) -> str:
             if part == "payload" and name in parts[:index]:  # lxc.cgroup.pattern = …/%n, before 4.0
                 return "/".join(parts[: index + 1])
             continue
-        if inside == name or (inside.startswith(name) and _SUFFIX.fullmatch(inside[len(name) :])):
+        if inside == name or (inside.startswith(name) and re.fullmatch(_SUFFIX, inside[len(name) :], re.ASCII)):
             return "/".join(parts[: index + 1])
     # Below a directory that the config names freely, a systemd inside has moved init one further down.
     return path.rpartition("/")[0] if parts[-1] == "init.scope" else path

@@ -8,7 +8,7 @@ from sensu_lxc.errors import CannotObserve
 
 # Only what listens (the flag 00010000): a connection bears the name of whom it was made to, and may outlive him.
 _COMMAND = re.compile(rb"^\S+ \S+ \S+ 00010000 \S+ \S+ +\d+ @(.+)/command$", re.MULTILINE)
-_HASHED = re.compile(r"lxc/[0-9a-f]{16}")
+_HASHED = r"lxc/[0-9a-f]{16}"
 
 
 def command_sockets(raw: bytes, path: str) -> tuple[set[str], set[str]]:
@@ -16,7 +16,7 @@ def command_sockets(raw: bytes, path: str) -> tuple[set[str], set[str]]:
     if not raw.startswith(b"Num ") or not raw.endswith(b"\n"):
         raise CannotObserve(f"{path} is not whole: it lacks its heading or the end of its last line")
     found = {match.decode("utf-8", "surrogateescape") for match in _COMMAND.findall(raw)}
-    hashed = {name for name in found if _HASHED.fullmatch(name)}
+    hashed = {name for name in found if name.startswith("lxc/") and re.fullmatch(_HASHED, name)}
     return {name for name in found if name.startswith("/") and not name.endswith("/")}, hashed
 
 

@@ -1,0 +1,154 @@
+"""A bound on time that holds: one process looks, and the one that the user started waits for it, speaks and ends.
+
+Neither a signal nor exit_group(2) ends a process that waits for a filesystem (FUSE, NFS, a lost disk) which has taken
+its request and never answers. So such a process is left behind, with nothing open in it that a caller would wait for.
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]  # signal makes enums of it, which costs a check 0.5 ms
+import os
+from time import monotonic
+
+from sensu_lxc.errors import CannotObserve
+
+TYPE_CHECKING = False  # importing typing for it would cost a check 3 ms
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import NoReturn
+
+_UNKNOWN = 3
+_AWAITED = (_signal.SIGCHLD, _signal.SIGTERM, _signal.SIGHUP, _signal.SIGINT)
+_KILLED_SECONDS = 0.2  # within which whatever can be killed has ended
+_READER_SECONDS = 1.0  # how long whoever reads stdout may take once the time is up
+
+
+def say(words: str | bytes, descriptor: int = 1) -> bool:
+    """Write a line or more to stdout (or stderr), whatever its encoding, bytes as they are; False where that failed."""
+    raw = words if isinstance(words, bytes) else words.encode("utf-8", "replace") + b"\n"
+    data = memoryview(raw)  # of which slices are no copies: metrics are megabytes
+    try:
+        while data:
+            data = data[os.write(descriptor, data) :]
+    except TimeoutError:
+        raise
+    except OSError:
+        return False
+    return True
+
+
+def default_folder() -> str:
+    """Where this user's small files are: gone at the next boot, as samples should be."""
+    user = os.geteuid()
+    if user == 0 and os.path.isdir("/run"):  # which a small container has not
+        return "/run/sensu-lxc"
+    return f"/tmp/sensu-lxc-{user}"
+
+
+def go_apart(name: str, arguments: Sequence[str], seconds: float) -> None:
+    """Return in a process of its own, which has so many seconds; in the one that called, never return.
+
+    name: of the check, for what is to be said of the other process; arguments: what makes it the same command line.
+    What it writes to stdout and stderr is passed on when it has ended, and so is its status. Raises CannotObserve.
+    """
+    folder = f"{default_folder()}/stuck"
+    if os.path.isdir(folder):
+        from sensu_lxc import stuck
+
+        stuck.refuse(folder, arguments)
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)  # ignored, as some daemons leave it, no status would be told
+    before = _signal.pthread_sigmask(_signal.SIG_BLOCK, _AWAITED)
+    try:
+        heard, aside = _in_memory("stdout"), _in_memory("stderr")
+        pid = os.fork()
+    except OSError as error:
+        raise CannotObserve(f"cannot start a process: {error.strerror}; is its user or cgroup at its limit?") from None
+    if pid:
+        _wait(name, pid, heard, aside, seconds, lambda: _note(folder, arguments, pid))
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
+    # Should the one who waits be killed, nobody else would end this one. What it starts has no such timer.
+    _signal.signal(_signal.SIGALRM, _signal.SIG_DFL)
+    _signal.setitimer(_signal.ITIMER_REAL, seconds + _READER_SECONDS)
+    null = os.open("/dev/null", os.O_RDONLY)
+    for source, target in ((null, 0), (heard, 1), (aside, 2)):
+        if source != target:
+            os.dup2(source, target)
+            os.close(source)
+
+
+def _in_memory(name: str) -> int:
+    """A file in memory, not in the place of a standard stream that is closed."""
+    low = []
+    while (descriptor := os.memfd_create(name)) < 3:
+        low.append(descriptor)
+    for one in low:
+        os.close(one)
+    return descriptor
+
+
+def _wait(name: str, pid: int, heard: int, aside: int, seconds: float, left_behind: Callable[[], None]) -> NoReturn:
+    """Pass on what a process says, and end as it does. left_behind: to be called where it can't even be killed."""
+    end = monotonic() + seconds
+    status = _ended(pid, end)
+    if status is None:
+        os.kill(pid, _signal.SIGKILL)
+        if _ended(pid, monotonic() + _KILLED_SECONDS) is None:
+            left_behind()
+        problem = (
+            f"not finished after {seconds:g} s; something it reads does not answer, or give it longer with --timeout"
+        )
+        _speak(_UNKNOWN, f"{name} UNKNOWN: {problem}\n".encode(), b"", _READER_SECONDS)
+    words, more = _all_of(heard), _all_of(aside)
+    if status < 0:
+        words = f"{name} UNKNOWN: signal {-status} ended the process that looked\n".encode()
+        status = _UNKNOWN
+    _speak(status, words, more, max(0.0, end - monotonic()) + _READER_SECONDS)
+
+
+def _ended(pid: int, end: float) -> int | None:
+    """The exit status of a process, or minus the signal that ended it; None where it runs on. Signals are passed on."""
+    while True:
+        about = _signal.sigtimedwait(_AWAITED, max(0.0, end - monotonic()))
+        number = _signal.SIGCHLD if about is None else about.si_signo
+        if number == _signal.SIGCHLD:
+            found, status = os.waitpid(pid, os.WNOHANG)
+            if found:
+                return os.waitstatus_to_exitcode(status)
+            if about is None:
+                return None
+        elif number != _signal.SIGINT:  # a terminal's ^C reaches both
+            os.kill(pid, number)
+
+
+def _speak(status: int, words: bytes, aside: bytes, seconds: float) -> NoReturn:
+    """Say it and end, even where nobody reads: what could not be said is not OK, and is said on stderr."""
+    _signal.signal(_signal.SIGALRM, _stop)
+    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, [_signal.SIGALRM])
+    _signal.setitimer(_signal.ITIMER_REAL, seconds)
+    try:
+        say(aside, 2)
+        is_said = say(words)
+    except TimeoutError:
+        is_said = False
+    if not is_said:
+        status = status or _UNKNOWN
+        _signal.setitimer(_signal.ITIMER_REAL, _READER_SECONDS)
+        try:
+            say(words, 2)
+        except TimeoutError:
+            pass
+    os._exit(status)
+
+
+def _stop(number: int, frame: object) -> NoReturn:
+    raise TimeoutError
+
+
+def _all_of(descriptor: int) -> bytes:
+    return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+
+
+def _note(folder: str, arguments: Sequence[str], pid: int) -> None:
+    from sensu_lxc import stuck
+
+    stuck.note(folder, arguments, pid)

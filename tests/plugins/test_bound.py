@@ -1,0 +1,152 @@
+"""The two processes of a check: what the one that waits passes on, and what becomes of the one that looks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from sensu_lxc import bound, state_dir, stuck
+from sensu_lxc.errors import CannotObserve
+
+from tests.plugins.running import PLUGINS
+
+ALL_BLOCKED = "signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())"
+CODE = """
+import os, signal, sys, time
+sys.path.insert(0, {plugins!r})
+from sensu_lxc.bound import go_apart
+{before}
+go_apart("Name", ["a"], {seconds})
+{apart}
+"""
+
+
+def code(apart: str, seconds: float = 10.0, before: str = "") -> list[str]:
+    return [sys.executable, "-c", CODE.format(plugins=str(PLUGINS), before=before, seconds=seconds, apart=apart)]
+
+
+def run(apart: str, seconds: float = 10.0, before: str = "") -> tuple[int, str, str]:
+    done = subprocess.run(code(apart, seconds, before), capture_output=True, text=True, timeout=20)
+    return done.returncode, done.stdout, done.stderr
+
+
+class TestPassesOn:
+    def test_both_streams_and_the_status(self) -> None:
+        large = 3 << 20
+        apart = f"os.write(1, b'x' * {large}); os.write(2, b'aside\\n'); os._exit(2)"
+        assert run(apart) == (2, "x" * large, "aside\n")
+
+    def test_nothing(self) -> None:
+        assert run("os._exit(0)") == (0, "", "")
+
+    @pytest.mark.parametrize("before", ["signal.signal(signal.SIGCHLD, signal.SIG_IGN)", ALL_BLOCKED])
+    def test_what_a_daemon_leaves_to_its_children(self, before: str) -> None:
+        assert run("print('OK', flush=True); os._exit(1)", before=before) == (1, "OK\n", "")
+
+    def test_a_time_that_is_up_with_all_signals_blocked(self) -> None:
+        status, words, _ = run(
+            "time.sleep(30)", 0.3, "signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())"
+        )
+        assert (status, words.startswith("Name UNKNOWN: not finished after 0.3 s")) == (3, True)
+
+    def test_the_signals_are_as_they_were(self) -> None:
+        show = "print(sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])), flush=True); os._exit(0)"
+        assert run(show) == (0, "[]\n", "")
+        assert run(show, before="signal.pthread_sigmask(signal.SIG_BLOCK, [15])")[1].count("SIGTERM") == 1
+
+    @pytest.mark.parametrize("closed", ["<&-", ">&- <&-", ">&- 2>&- <&-"])
+    def test_closed_streams(self, closed: str) -> None:
+        """What can't be said is not OK, whatever takes a closed stream's place."""
+        command = ["sh", "-c", f'exec "$@" {closed}', "sh", *code("os.write(1, b'OK\\n'); os._exit(0)")]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+        assert done.returncode == (3 if ">&-" in closed else 0)
+        assert done.stdout + done.stderr == ("" if "2>&-" in closed else "OK\n")
+
+
+class TestTheOther:
+    @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+    def test_dies(self, number: int) -> None:
+        status, words, _ = run(f"print('OK', flush=True); os.kill(os.getpid(), {int(number)})")
+        assert (status, words) == (3, f"Name UNKNOWN: signal {int(number)} ended the process that looked\n")
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+    def test_is_told_of_a_signal(self, number: int) -> None:
+        apart = (
+            f"signal.signal({int(number)}, lambda *_: (print('heard', flush=True), os._exit(2)))\n"
+            "os.write(ready, b'x'); time.sleep(30)"
+        )
+        reader, writer = os.pipe()
+        running = subprocess.Popen(code(apart, before=f"ready = {writer}"), pass_fds=[writer], stdout=subprocess.PIPE)
+        os.close(writer)
+        try:
+            assert os.read(reader, 1) == b"x"
+            running.send_signal(number)
+            assert running.communicate(timeout=10)[0] == b"heard\n"
+            assert running.returncode == 2
+        finally:
+            os.close(reader)
+            running.kill()
+
+    def test_ends_where_nobody_waits_for_it_any_more(self) -> None:
+        reader, writer = os.pipe()
+        apart = "os.write(ready, b'x'); time.sleep(60)"
+        running = subprocess.Popen(code(apart, 0.5, f"ready = {writer}"), pass_fds=[writer], stdout=subprocess.PIPE)
+        os.close(writer)
+        assert os.read(reader, 1) == b"x"
+        running.kill()
+        began = time.monotonic()
+        assert running.communicate(timeout=10)[0] == b""  # which it does not hold open
+        assert os.read(reader, 1) == b""  # which it does until its end
+        os.close(reader)
+        assert time.monotonic() - began < 10
+
+
+class TestStuck:
+    def test_refuses_while_it_is_there(self, tmp_path: Path) -> None:
+        folder = f"{tmp_path}/stuck"
+        process = subprocess.Popen(["sleep", "60"])
+        try:
+            stuck.note(folder, ["-n", "a"], process.pid)
+            stuck.refuse(folder, ["-n", "b"])
+            with pytest.raises(CannotObserve, match=rf"\(pid {process.pid}\) still waits"):
+                stuck.refuse(folder, ["-n", "a"])
+        finally:
+            process.kill()
+        deadline = time.monotonic() + 10  # as a zombie it counts as gone
+        while os.path.exists(folder) and time.monotonic() < deadline:
+            stuck.refuse(folder, ["-n", "b"])
+        assert not os.path.exists(folder)
+        process.wait()
+        stuck.note(folder, ["-n", "a"], process.pid)
+        assert not os.path.exists(folder)
+
+    @pytest.mark.parametrize("raw", [b"", b"1", b"1 2 3", b"x y z", b"1  now", b"\xff \xfe \xfd", b"99999999999 1 1"])
+    def test_of_what_is_none_nothing_is_believed(self, tmp_path: Path, raw: bytes) -> None:
+        state_dir.replace(str(tmp_path), state_dir.name_of(["a"]), raw)
+        stuck.refuse(str(tmp_path), ["a"])
+
+    def test_of_somebody_elses_nothing_is_believed(self, tmp_path: Path) -> None:
+        stuck.note(f"{tmp_path}/stuck", ["a"], os.getpid())
+        os.chmod(f"{tmp_path}/stuck", 0o777)
+        stuck.refuse(f"{tmp_path}/stuck", ["a"])
+
+    def test_where_nothing_can_be_written_the_bound_holds_all_the_same(self) -> None:
+        stuck.note("/proc/none/stuck", ["a"], os.getpid())
+
+
+def test_at_the_limit_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> int:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", refuse)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    try:
+        with pytest.raises(CannotObserve, match="cannot start a process: Resource temporarily unavailable"):
+            bound.go_apart("Name", [], 1.0)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
