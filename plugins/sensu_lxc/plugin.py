@@ -73,8 +73,6 @@ class Check(_sensu_plugin_check()):  # type: ignore[misc]
     bound_seconds = 10.0
 
     def __init__(self, arguments: Sequence[str], is_bounded: bool = False) -> None:
-        gc.freeze()  # what was imported stays
-        gc.enable()
         self.plugin_info = {"check_name": None, "message": None, "status": None}
         self.notes: list[str] = []
         self.measures: list[Measure] = []
@@ -84,6 +82,8 @@ class Check(_sensu_plugin_check()):  # type: ignore[misc]
         self.options = self.parser.parse_args(arguments)
         if is_bounded:  # as early as that, since --root may be on a dead filesystem
             go_apart(type(self).__name__, self.arguments, self.options.timeout)
+        else:  # it may run for months
+            gc.enable()
         self.validate()
         self.host = Host(self.options.root)
 
