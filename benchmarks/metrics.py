@@ -104,10 +104,9 @@ def script(arguments: Sequence[str]) -> Callable[[], int]:
     """A run in this process, from the inventory to the text; returns the length of that."""
     import metrics_container
 
-    gc.disable()  # as its main() does
-
     def run() -> int:
         check = metrics_container.MetricsContainer(arguments)
+        gc.disable()  # as it is where main() runs it
         findings = list(check.findings())
         return len(check.output(findings[0].state, findings))
 
