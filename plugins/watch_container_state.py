@@ -115,8 +115,9 @@ class Watch:
         """Until a signal."""
         ear, mouth = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(mouth, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._end)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+                signal.signal(number, self._end)
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # one connection for each container
         poll = select.poll()
@@ -124,6 +125,15 @@ class Watch:
         followers = Followers(self._host, poll)
         for work in (self._outbox.run, self._look_now_and_then):
             threading.Thread(target=guarded, args=(work,), daemon=True).start()
+        try:
+            self._listen(followers, poll, ear)
+        finally:
+            followers.close()
+        left = self._outbox.close(FAREWELL_SECONDS)
+        say(f"ended by a signal{f', {left} results not delivered' if left else ''}")
+
+    def _listen(self, followers: Followers, poll: select.poll, ear: int) -> None:
+        """Hear what the monitors tell, until a signal."""
         is_said = False
         while not self._ending:
             now = monotonic()
@@ -147,8 +157,6 @@ class Watch:
                         self._due[directory] = 0.0
                     else:
                         self._due.setdefault(directory, monotonic() + PASSING_SECONDS)
-        left = self._outbox.close(FAREWELL_SECONDS)
-        say(f"ended by a signal{f', {left} results not delivered' if left else ''}")
 
     def _end(self, *_: object) -> None:
         self._ending = True
