@@ -123,6 +123,7 @@ class Watch:
         poll = select.poll()
         poll.register(ear, select.POLLIN)
         followers = Followers(self._host, poll)
+        followers.scan(monotonic())  # before anybody else here asks the monitors, see Followers
         for work in (self._outbox.run, self._look_now_and_then):
             threading.Thread(target=guarded, args=(work,), daemon=True).start()
         try:

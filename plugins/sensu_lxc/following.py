@@ -101,8 +101,8 @@ class Followers:
     def _follow(self, directory: str, known: int | None, tree: cgroups.Cgroups | None) -> bool:
         try:
             if tree is not None:
-                # One that was killed before us could not say farewell. What its monitor kept goes by the number of a
-                # descriptor, of which the lowest one, which was his, is now ours.
+                # A watch that was killed could not say farewell. What the monitor keeps of it goes by the number of a
+                # descriptor, which is the lowest free one and so ours now, unless somebody else asks at this moment.
                 stranger = _connected(directory, tree)
                 _say(stranger, lxc_monitor.farewell())
                 stranger.close()
