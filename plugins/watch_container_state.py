@@ -98,9 +98,8 @@ class Watch:
         self._check, self._how, self._host = options, options.reporting, options.host
         self._expect, self._settle = options.options.expect, options.options.settle
         self._outbox = Outbox(self._how.agent)
-        self._memory = sweep.Memory(self._host, options.options.state_dir, [CHECK, *options.arguments])
+        self._memory = sweep.Memory(self._host, options.options.state_dir, self._how, options.arguments)
         self._known = dict(self._memory.before)
-        options.reported = self._known
         self._parting: set[str] = set()
         self._lock = threading.Lock()  # of what follows
         self._told: dict[str, tuple[State, str]] = {}  # by entity
@@ -177,6 +176,7 @@ class Watch:
         began = monotonic()
         found: Inventory | None = None
         seen: dict[str, states.State | CannotObserve] = {}
+        self._check.reported = sweep.meant(self._check.options, self._known)
         try:
             found = self._check.inventory()
             chosen = [one for one in found.containers if only is None or one.directory in only]
@@ -249,8 +249,12 @@ class Watch:
         now = self._know(
             found, set() if found is None else {one.label for one in found.containers} | set(found.missing)
         )
-        for entity, words in sweep.gone(self._host, self._known, now, found).items():
-            if entity not in self._parting:
+        for entity, one in self._memory.inherit().items():
+            self._known.setdefault(entity, one)
+        for entity, words in sweep.gone(self._host, self._known, now, found, self._memory.elsewhere).items():
+            if not words:
+                del self._known[entity]
+            elif entity not in self._parting:
                 self._parting.add(entity)
                 self._told.pop(entity, None)
                 self._outbox.put(sweep.farewell(self._how, NAME, entity, words, time()))

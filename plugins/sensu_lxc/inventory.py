@@ -88,9 +88,9 @@ def take(
             for name in literal:
                 directory = f"{path}/{name}"
                 # What runs needs no look for its definition.
-                is_defined = True if directory in running else _is_defined(host, path, name)
-                if is_defined is not False:
-                    defined[directory] = is_defined
+                known = True if directory in running else is_defined(host, path, name)
+                if known is not False:
+                    defined[directory] = known
     else:
         for path in paths:
             _list_definitions(host, path, running, defined, unseen)
@@ -204,7 +204,7 @@ def _real_lxcpaths(host: Host, directories: set[str]) -> dict[str, str]:
     return {path: host.real(path) for path in {one.rpartition("/")[0] for one in directories}}
 
 
-def _is_defined(host: Host, lxcpath: str, name: str) -> bool | None:
+def is_defined(host: Host, lxcpath: str, name: str) -> bool | None:
     """Whether lxcpath defines name; None where this user may not look."""
     if name in ("", ".", "..") or "/" in name:
         return False
@@ -261,7 +261,7 @@ def _list_definitions(
         directory = f"{lxcpath}/{name}"
         # What runs in a directory of that name needs no look into it.
         is_lxds = lxcpath in LXD_PATHS and not host.is_file(directory)
-        if directory in running or is_lxds or (lxcpath not in LXD_PATHS and _is_defined(host, lxcpath, name)):
+        if directory in running or is_lxds or (lxcpath not in LXD_PATHS and is_defined(host, lxcpath, name)):
             defined[directory] = True
 
 
@@ -286,6 +286,16 @@ def _without(
         wanted = {directory for directory in wanted if not left_out(found[directory])}
         missing = [name for name in missing if not left_out(name)]
     return wanted, missing
+
+
+def chooser(names: Sequence[str], exclude: Sequence[str]) -> Callable[[str], bool]:
+    """A test of whether these options mean a name."""
+    wanted, left_out = [matcher(one) for one in names], [matcher(one) for one in exclude]
+
+    def means(name: str) -> bool:
+        return (not wanted or any(one(name) for one in wanted)) and not any(one(name) for one in left_out)
+
+    return means
 
 
 def is_pattern(name: str) -> bool:
