@@ -80,7 +80,10 @@ class CheckHostCapacity(plugin.Check):
         for container in found.containers:
             yield from self.orphans(tree, container, found.running)
         for sentence in found.unseen:
-            self.note(sentence)
+            if self.uncounted(found):
+                yield Finding(State.UNKNOWN, "", f"not all containers can be counted: {sentence}")
+            else:
+                self.note(sentence)
         seconds = self.options.timeout
         self.host.filesystems = disk.Filesystems(self.host, seconds * 0.2, seconds * 0.5)
         for number, path in enumerate(self.options.lxcpath or inventory.default_lxcpaths(self.host, [])):
@@ -109,14 +112,24 @@ class CheckHostCapacity(plugin.Check):
             )
             yield Finding(State.WARNING, container.label, words)
 
+    def uncounted(self, found: Inventory) -> bool:
+        """Whether what could not be seen leaves open what is to be told.
+
+        Those that run tell by their sockets; but in a directory that was named the others are asked for as well, and
+        where a socket does not tell the lxcpath its container is in no sum.
+        """
+        return bool(self.options.lxcpath or inventory.command_sockets(self.host)[1])
+
     def inventory(self) -> Inventory:
         """All containers. That there is none is no reason not to tell what the host can take."""
+        advice = "run as root, or name another directory with -P" if self.options.lxcpath else "run as root"
         try:
-            return inventory.take(self.host, (), (), self.options.lxcpath)
-        except CannotObserve:
-            if any(inventory.command_sockets(self.host)):
+            return inventory.take(self.host, (), (), self.options.lxcpath, advice)
+        except inventory.NoContainer:
+            running, hashed = inventory.command_sockets(self.host)
+            if hashed:
                 raise
-            return inventory.Inventory([], [], [], set())
+            return inventory.Inventory([], [], [], running)
 
 
 def judge(held: Capacity, levels: dict[str, Levels]) -> Iterator[Finding]:

@@ -26,6 +26,10 @@ _MAGIC = frozenset("*?[")
 _INCLUDES_AT_MOST = 32
 
 
+class NoContainer(CannotObserve):
+    """There is none that is meant, and all was looked at: a count may take it for 0."""
+
+
 class Container(namedtuple("Container", "name lxcpath defined has_monitor label")):
     """One container.
 
@@ -66,11 +70,13 @@ def take(
     names: Sequence[str] = (),
     exclude: Sequence[str] = (),
     lxcpaths: Sequence[str] = (),
+    advice: str = "run as root, or name the containers with -n",
 ) -> Inventory:
     """Find the containers that the user means.
 
     names, exclude: names or shell patterns, no name meaning every container; lxcpaths: none means where this host's
-    LXC, LXD and Incus keep theirs, and wherever else a monitor runs. Raises CannotObserve where nothing can be seen.
+    LXC, LXD and Incus keep theirs, and wherever else a monitor runs; advice: where one can't be listed. Raises
+    NoContainer where there is none, CannotObserve where nothing can be seen.
     """
     running, hashed = command_sockets(host)
     unseen: list[str] = []
@@ -93,7 +99,7 @@ def take(
                     defined[directory] = known
     else:
         for path in paths:
-            _list_definitions(host, path, running, defined, unseen)
+            _list_definitions(host, path, running, defined, unseen, advice)
     if hashed:
         by_hash = {net_unix.socket_name(directory)[: -len("/command")]: directory for directory in defined}
         running.update(by_hash[one] for one in hashed if one in by_hash)
@@ -118,9 +124,10 @@ def take(
     wanted, missing = _without(found, wanted, missing, exclude)
     if meant and not wanted and not missing:
         rest = f"; besides, {'; '.join(unseen)}" if unseen else ""
-        raise CannotObserve(f"--exclude leaves none of {meant} container{'' if meant == 1 else 's'}{rest}")
+        of = f"none of {meant} containers" if meant > 1 else "out the one container that is meant"
+        raise (CannotObserve if unseen else NoContainer)(f"--exclude leaves {of}{rest}")
     if not meant and not unseen:
-        raise CannotObserve(f"no container here: there is none in {' or '.join(paths)}; -P names another lxcpath")
+        raise NoContainer(f"no container here: there is none in {' or '.join(paths)}; -P names another lxcpath")
     twice = _duplicates(found.values())
     # Without a definition it runs all the same; only who may look everywhere knows that it has none.
     undefined = None if names or unseen else False
@@ -237,6 +244,7 @@ def _list_definitions(
     running: set[str],
     defined: dict[str, bool | None],
     unseen: list[str],
+    advice: str,
 ) -> None:
     if lxcpath == _DEFAULT_LXCPATH:
         try:
@@ -252,7 +260,7 @@ def _list_definitions(
     except NotThere:
         return
     except CannotObserve as error:
-        unseen.append(f"{error}; run as root, or name the containers with -n")
+        unseen.append(f"{error}; {advice}")
         return
     for name in names:
         # lost+found is there where the lxcpath is a filesystem of its own.
