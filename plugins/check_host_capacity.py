@@ -6,7 +6,7 @@ from __future__ import annotations
 from sensu_lxc import capacity, cgroups, disk, inventory, plugin, render
 from sensu_lxc.errors import CannotObserve
 from sensu_lxc.findings import Finding, Measure, State
-from sensu_lxc.levels import Levels, plain, threshold
+from sensu_lxc.levels import COUNTS, COUNTS_OR_SHARES, SIZES_OR_SHARES, Levels, Numbers, plain, threshold
 from sensu_lxc.options import Misuse
 
 TYPE_CHECKING = False
@@ -33,6 +33,17 @@ KINDS = {
 }
 
 
+NUMBERS = {
+    "memory": SIZES_OR_SHARES,
+    "memory-used": SIZES_OR_SHARES,
+    "cpu": Numbers("a number of cores (12, 1.5) or a percentage of all (80%)", "@10%:20%, 2:"),
+    "disk": SIZES_OR_SHARES,
+    "inodes": COUNTS_OR_SHARES,
+    "containers": COUNTS,
+}
+_FIRST = 1e9
+
+
 class CheckHostCapacity(plugin.Check):
     """Alert when an LXC host can't take more containers, and tell what it still can.
 
@@ -51,7 +62,7 @@ class CheckHostCapacity(plugin.Check):
         add = self.parser.add_argument
         for kind, (warning, critical, what) in KINDS.items():
             told = tuple(f" (default: {one}%)" if one else "" for one in (warning, critical))
-            plugin.add_pair(self.parser, kind, f"at {what}", default=told)
+            plugin.add_pair(self.parser, kind, f"at {what}", NUMBERS[kind], default=told)
         add(
             "-P", "--lxcpath", metavar="DIR", action="append", default=[],
             help="where new containers go; may be repeated; default: where LXC, LXD and Incus of this host keep them",
@@ -142,7 +153,9 @@ def judge(held: Capacity, levels: dict[str, Levels]) -> Iterator[Finding]:
     if held.memory_unlimited:
         words += f", {held.memory_unlimited} without a limit counted with what they use"
     free = Measure("host_memory_unpromised", held.memory_unpromised_bytes, "B")
-    yield _judged(words, "host_memory_promised", "B", *taken, levels["memory"], free)
+    promised = _judged(words, "host_memory_promised", "B", *taken, levels["memory"], free)
+    # Where all is well the first line tells of one: what most hosts run short of.
+    yield promised._replace(urgency=_FIRST) if promised.state is State.OK else promised
 
     taken = held.memory_used_bytes, held.memory_bytes
     words = f"{render.size(taken[0])} of {render.size(taken[1])} memory in use"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import namedtuple
 
 from sensu_lxc.errors import CannotObserve, NotAllowed, NotThere
@@ -304,6 +305,14 @@ def chooser(names: Sequence[str], exclude: Sequence[str]) -> Callable[[str], boo
         return (not wanted or any(one(name) for one in wanted)) and not any(one(name) for one in left_out)
 
     return means
+
+
+def absent(name: str) -> str:
+    """What is to be said of a name or pattern for which nothing is there. Root sees all that is."""
+    if is_pattern(name):
+        return "matches no container that can be seen here"
+    hidden = "" if os.geteuid() == 0 else ", or it is not running and hidden from this user"
+    return f"no such container here{hidden}"
 
 
 def is_pattern(name: str) -> bool:
