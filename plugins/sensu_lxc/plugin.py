@@ -14,7 +14,7 @@ from sensu_lxc.bound import go_apart, say
 from sensu_lxc.errors import CannotObserve
 from sensu_lxc.findings import Finding, Measure, State, worst
 from sensu_lxc.host import Host
-from sensu_lxc.levels import Levels, duration, threshold
+from sensu_lxc.levels import SIZES_OR_SHARES, Levels, duration, thresholds
 from sensu_lxc.options import Misuse, StrictParser
 from sensu_lxc.render import report, text
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from sensu_lxc.inventory import Inventory
+    from sensu_lxc.levels import Numbers
     from sensu_lxc.sweep import Reported
 
 
@@ -48,8 +49,9 @@ def _sensu_plugin_check() -> Any:
         from sensu_plugin.check import SensuPluginCheck
     except ImportError:
         words = (
-            f"{os.path.basename(sys.argv[0])} UNKNOWN: {sys.executable} has no sensu_plugin; "
-            f"install it with: {sys.executable} -m pip install sensu-plugin==0.8.0"
+            f"{os.path.basename(sys.argv[0])} UNKNOWN: {sys.executable} has no sensu_plugin; install it with: "
+            f"{sys.executable} -m pip install sensu-plugin==0.8.0 requests (Debian 12 and later refuse that without "
+            "--break-system-packages; a virtual environment needs none, see README)"
         )
         if not say(words):
             say(words, 2)
@@ -330,21 +332,29 @@ def add_agent_options(parser: ArgumentParser, always: bool = False) -> None:
     add("--handlers", metavar="NAMES", help="handlers of the results, a comma list")
 
 
-def add_levels(parser: ArgumentParser, what: str) -> None:
-    """Add -w and -c, with -e as the name the original script had for -c."""
-    add = parser.add_argument
-    add("-w", "--warning", metavar="RANGE", type=threshold, help=f"WARNING at this much {what}")
-    add("-c", "--critical", "-e", "--error", metavar="RANGE", type=threshold, help=f"CRITICAL at this much {what}")
+def add_levels(parser: StrictParser, what: str, numbers: Numbers = SIZES_OR_SHARES) -> None:
+    """Add -w and -c, with -e as the name the original script had for -c. numbers: what they may be."""
+    add, parsed = parser.add_argument, thresholds(numbers)
+    add("-w", "--warning", metavar="RANGE", type=parsed, help=f"WARNING at this much {what}")
+    add("-c", "--critical", "-e", "--error", metavar="RANGE", type=parsed, help=f"CRITICAL at this much {what}")
+    parser.explain("-w, -c", numbers.words)
 
 
 def add_pair(
-    parser: ArgumentParser, name: str, words: str, metavar: str = "RANGE", default: Sequence[str] = ("", "")
+    parser: StrictParser,
+    name: str,
+    words: str,
+    numbers: Numbers,
+    metavar: str = "RANGE",
+    default: Sequence[str] = ("", ""),
 ) -> None:
     """Add --NAME-warning and --NAME-critical. words: when they alert; default: what --help says of each."""
     for grade, told in zip(("warning", "critical"), default):
         parser.add_argument(
-            f"--{name}-{grade}", metavar=metavar, type=threshold, help=f"{grade.upper()} {words}{told}",
+            f"--{name}-{grade}", metavar=metavar, type=thresholds(numbers), help=f"{grade.upper()} {words}{told}",
         )  # fmt: skip
+    if metavar == "RANGE":
+        parser.explain(f"--{name}-*", numbers.words)
 
 
 def levels(options: Namespace, default: Levels, name: str = "") -> Levels:
