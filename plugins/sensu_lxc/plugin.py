@@ -10,7 +10,7 @@ import gc
 import os
 import sys
 
-from sensu_lxc.bound import go_apart, say
+from sensu_lxc.bound import end_with_stdout, go_apart, say, speak
 from sensu_lxc.errors import CannotObserve
 from sensu_lxc.findings import Finding, Measure, State, worst
 from sensu_lxc.host import Host
@@ -53,9 +53,7 @@ def _sensu_plugin_check() -> Any:
             f"{sys.executable} -m pip install sensu-plugin==0.8.0 requests (Debian 12 and later refuse that without "
             "--break-system-packages; a virtual environment needs none, see README)"
         )
-        if not say(words):
-            say(words, 2)
-        os._exit(State.UNKNOWN)
+        speak(State.UNKNOWN, words)
     finally:
         for name in spare:  # whoever imports these later gets the real ones
             del sys.modules[name]
@@ -144,31 +142,14 @@ class Check(_sensu_plugin_check()):  # type: ignore[misc]
                 raise CannotObserve(f"nothing to look at{': ' + '; '.join(check.notes) if check.notes else ''}")
             output = check.output(status, findings)
         except SystemExit as end:  # --help
-            _flush_and_exit(0 if end.code in (0, None) else State.UNKNOWN)
+            end_with_stdout(0 if end.code in (0, None) else State.UNKNOWN)
         except (CannotObserve, Misuse) as problem:
             status, output = State.UNKNOWN, f"{name} UNKNOWN: {text(str(problem), 600)}"
         except KeyboardInterrupt:
             status, output = State.UNKNOWN, f"{name} UNKNOWN: interrupted"
         except BaseException as error:  # noqa: B036  a traceback and status 1 would be read as a warning
             status, output = State.UNKNOWN, f"{name} UNKNOWN: {_fault(error)}"
-        _speak(status, output)
-
-
-def _speak(status: State, words: str) -> NoReturn:
-    """Print words and end the process. What could not be said is not OK, and is said on stderr."""
-    if words and not say(words):
-        say(words, 2)
-        status = status or State.UNKNOWN
-    os._exit(status)
-
-
-def _flush_and_exit(status: int) -> NoReturn:
-    try:
-        sys.stdout.flush()
-    except (AttributeError, OSError, ValueError):  # None where stdout was closed
-        say("stdout takes nothing", 2)
-        status = State.UNKNOWN
-    os._exit(status)
+        speak(status, output)
 
 
 def _fault(error: BaseException) -> str:
