@@ -101,10 +101,10 @@ class HandlerRemediate(handler.Handler):
         """The end of an incident, and of what was tried in it."""
         event, said = self.event, f"{self.event}: nothing is wrong"
         # Where nothing was asked there is no ledger, and none is begun for saying so.
-        if self.options.dry_run or event.executed is None or not os.path.exists(self.wanted.ledger):
+        if event.executed is None or not os.path.exists(self.wanted.ledger):
             return Outcome(HOLD, "ok", said)
         self.doing = f"waiting for the ledger {self.wanted.ledger}"
-        with Tries(self.wanted.ledger, (self.end - self.started) / 2) as tries:
+        with Tries(self.wanted.ledger, (self.end - self.started) / 2, read_only=self.options.dry_run) as tries:
             last = tries.well(event)
         if last is None:
             return Outcome(HOLD, "ok", said)

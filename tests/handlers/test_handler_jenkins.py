@@ -590,12 +590,12 @@ def test_a_ledger_that_may_not_be_written(setup, jenkins, file_mode, folder_mode
 
 
 @pytest.mark.skipif(bool(UNPRIVILEGED) and not shutil.which("setpriv"), reason="root needs setpriv for this")
-def test_a_dry_run_says_that_the_ledger_can_not_be_written(setup, tmp_path):
+def test_a_dry_run_fails_where_the_ledger_can_not_be_written(setup, tmp_path):
     (tmp_path / "readable").mkdir(mode=0o500)
     setup.scope["ledger"] = str(tmp_path / "readable" / "ledger.sqlite")
     process = run([*UNPRIVILEGED, sys.executable, SCRIPT, "--config", setup.config, "--dry-run"], setup)
     got = finish(process, core_event())
-    assert (got.code, "can't write" in got.line) == ("dry-run", True), got.line
+    assert (got.status, got.code) == (3, "ledger") and "must be able to write it and its folder" in got.line
 
 
 # How it is called

@@ -195,6 +195,15 @@ def test_dry_run_decides_the_same_and_leaves_no_trace(setup, core):
     assert open(setup.ledger, "rb").read() == before and len(core.requests) == asked
 
 
+def test_a_dry_run_fails_where_the_ledger_can_not_be_written(setup, core):
+    os.makedirs(setup.ledger)
+    for arguments in (("--dry-run",), ()):
+        for one in (event(), event(status=0)):
+            got = setup.run(one, *arguments)
+            assert (got.status, got.code) == (3, "ledger"), got.line
+    assert not core.requests
+
+
 # Of whom not, and when not
 
 
