@@ -25,7 +25,7 @@ def open_ledger(script: "Fenced", wanted: "JenkinsSettings", patience: float, re
         ledger = Ledger(wanted.ledger, patience, read_only)
         if script.options.dry_run:
             check_writable(wanted.ledger, f"the ledger {wanted.ledger}", "ledger")
-    if ledger.is_new:
+    if ledger.is_new and not read_only:
         script.notes.append(f"the ledger {clean(wanted.ledger)} is new: what was asked for before is not known")
     script.notes += ledger.notes
     return ledger
