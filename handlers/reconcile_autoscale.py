@@ -478,8 +478,8 @@ class ReconcileAutoscale(handler.Fenced):
         with self._ledger(True) as ledger:
             if ledger.is_new:
                 raise Problem(
-                    f"there is no ledger {clean(self.wanted.ledger)}: it begins with the first alert or run; where there"
-                    " were some, name in `ledger` the one of the handler, and run this on its server"
+                    f"there is no ledger {clean(self.wanted.ledger)}: it begins with the first alert or run; where"
+                    " there were some, name in `ledger` the one of the handler, and run this on its server"
                 )
             now = ledger.moment()
             fleets = ledger.fleets()
