@@ -140,6 +140,18 @@ def test_the_shapes_of_both_sensus(setup, jenkins):
     assert asked(jenkins) == 0 and not jenkins.requests
 
 
+def test_what_is_wished_in_vain_is_said(setup):
+    event = core_event()
+    event["check"]["lxc_autoscale"] = {"min": 2, "breaches": "1/1"}
+    event["client"]["lxc_autoscale"] = {"quiet": "1h"}
+    got = setup.run(event, "--dry-run")
+    assert (
+        got.code == "dry-run"
+        and "[wished in vain: min, quiet; the reconciler takes them from lxc_autoscale" in got.line
+    )
+    assert "in vain" not in setup.run(core_event(), "--dry-run").line
+
+
 def test_dry_run_decides_the_same_and_leaves_no_trace(setup, jenkins):
     dry = setup.run(core_event(), "--dry-run")
     assert (dry.status, dry.word, dry.code) == (0, "ACT", "dry-run")
