@@ -1,8 +1,8 @@
 """10,000 events on two Sensu servers with one Redis, while processes, Redis and Jenkins fail: what must hold after it.
 
 tests/handlers/test_storm.py does the same with processes as Sensu starts them, and 150 events. Here each event has a
-process of its own as well, forked from an interpreter that has loaded the handler (tests/handlers/forking.py): a minute
-or so on two idle cores, where starting Python each time would take five.
+process of its own as well, forked from an interpreter that has loaded the handler (tests/handlers/forking.py): that is
+a minute and a half on two idle cores, where starting Python each time would take five.
 """
 
 import collections
@@ -66,7 +66,11 @@ class Server:
         assert self.process.stdin
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
-        self.process.wait(timeout=60)
+        try:
+            self.process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
 
 
 class Storm:
@@ -90,6 +94,7 @@ class Storm:
         self.decided: set[str] = set()
         self.faulty: list[str] = []
         self.redis_dies_at = EVENTS // 2
+        self.lock = threading.Lock()
 
     def round(self, events: "list[dict[str, Any]]") -> None:
         """Hand them over and await all their ends; while they run, things go wrong."""
@@ -115,7 +120,8 @@ class Storm:
             told = json.loads(line)
             if "flushed" in told:
                 return
-            self.ended(told)
+            with self.lock:
+                self.ended(told)
 
     def ended(self, told: "dict[str, Any]") -> None:
         run, status, output = told["run"], told["status"], told["output"]
