@@ -29,7 +29,7 @@ def name_of(arguments: Iterable[str], script: str = "") -> str:
 def read(folder: str, name: str) -> bytes:
     """What was left there; nothing where nothing was, or where somebody else could have left it."""
     try:
-        _verify(folder)
+        verify(folder)
         descriptor = os.open(f"{folder}/{name}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
         try:
             raw = b""
@@ -103,11 +103,14 @@ def own_folder(folder: str) -> None:
         os.mkdir(folder, 0o700)
     except FileExistsError:
         pass
-    _verify(folder)
+    verify(folder)
 
 
-def _verify(folder: str) -> None:
-    """In /tmp somebody else may have been first to make a folder of our name, or a link to elsewhere."""
+def verify(folder: str) -> None:
+    """Raise OSError or CannotObserve unless the folder is there, and nobody else can write into it.
+
+    In /tmp somebody else may have been first to make a folder of our name, or a link to elsewhere.
+    """
     status = os.lstat(folder)
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
         raise CannotObserve(

@@ -37,8 +37,10 @@ def refuse(folder: str, arguments: Sequence[str]) -> None:
     """Raise CannotObserve while a process that this command line left behind is still there; forget who has ended."""
     ours = state_dir.name_of(arguments)
     try:
-        state_dir.own_folder(folder)  # lest somebody else fill it
+        state_dir.verify(folder)  # lest somebody else fill it
         names = os.listdir(folder)
+        if not names:
+            os.rmdir(folder)
     except (CannotObserve, OSError):
         return
     for name in names:

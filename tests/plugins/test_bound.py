@@ -211,6 +211,12 @@ class TestStuck:
         state_dir.replace(str(tmp_path), state_dir.name_of(["a"]), raw)
         stuck.refuse(str(tmp_path), ["a"])
 
+    def test_a_folder_that_is_empty_goes(self, tmp_path: Path) -> None:
+        (tmp_path / "stuck").mkdir(0o700)
+        stuck.refuse(f"{tmp_path}/stuck", ["a"])
+        stuck.refuse(f"{tmp_path}/stuck", ["a"])
+        assert not os.path.exists(f"{tmp_path}/stuck")
+
     def test_of_somebody_elses_nothing_is_believed(self, tmp_path: Path) -> None:
         stuck.note(f"{tmp_path}/stuck", ["a"], os.getpid())
         os.chmod(f"{tmp_path}/stuck", 0o777)
