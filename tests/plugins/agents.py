@@ -1,4 +1,4 @@
-"""Stand-ins for Sensu's agents: Go's as recorded (../recordings), Core's as a real 1.9 answers (live/test_sensu_core.py)."""
+"""Stand-ins for Sensu's agents: Go's as recorded (../recordings), Core's as a real 1.9 answers (live/sensu_core.py)."""
 
 from __future__ import annotations
 
