@@ -12,12 +12,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from sensu_lxc import agent
 
+from tests.handlers.smtp import Sink
 from tests.live.containers import busybox, wait_until
 from tests.live.sensu_core import Lab, sensu_core, why_no_sensu_core
 from tests.live.test_sensu_go_loop import JOB, PREFIX, jenkins, last_line, new_containers, state
@@ -57,28 +58,42 @@ def shipped(path: str) -> "dict[str, Any]":
     return content
 
 
-def test_one_alert_makes_one_container(lab: Lab, jenkins: Jenkins) -> None:  # noqa: F811
+def autoscale(lab: Lab, jenkins: Jenkins, **more: Any) -> "dict[str, Any]":  # noqa: F811
+    """The shipped settings as an administrator would change them."""
     settings = shipped("handlers/jenkins.json")
     ours = settings["lxc_autoscale"]
-    del ours["api_token_file"]
-    ours["user"], lab.server_env["SENSU_LXC_JENKINS_API_TOKEN"] = jenkins.auth("builder")
-    ours.update(url=jenkins.url, job=JOB, parameters={"NAME_PREFIX": PREFIX})
+    ours["user"], token = jenkins.auth("builder")
+    path = lab.directory / "jenkins.token"
+    path.write_text(token)
+    path.chmod(0o600)
+    ours.update(url=jenkins.url, job=JOB, api_token_file=str(path), parameters={"NAME_PREFIX": PREFIX}, **more)
     ours["ledger"] = str(lab.directory / "ledger" / "ledger.sqlite")
-    lab.configure(lab.server_etc, "jenkins", settings)
-    with busybox("core-loop", limit_bytes=64 * MIB) as container:
+    return settings
+
+
+def ask(lab: Lab, check: str, predicate: "Callable[[dict[str, Any]], bool]") -> "dict[str, Any]":
+    """Have the subscribers run it now, as the server would each minute; the result, of which predicate holds."""
+    asked = int(time.time())
+    wait_until(lambda: time.time() >= asked + 1, 2, "the next second, by which Core tells two runs apart")
+    assert lab.api("POST", "/request", {"check": check})[0] == 202
+    return lab.wait_for_result(lab.client, check, lambda check: check["executed"] > asked and predicate(check))
+
+
+def test_one_alert_makes_one_container(lab: Lab, jenkins: Jenkins) -> None:  # noqa: F811
+    lab.configure(lab.server_etc, "jenkins", autoscale(lab, jenkins))
+    with busybox("core-loop", limit_bytes=64 * MIB) as container, Sink() as sink:
+        mail = shipped("handlers/mail.json")
+        del mail["lxc_mail"]["user"], mail["lxc_mail"]["password_file"]
+        mail["lxc_mail"].update(server="127.0.0.1", port=sink.port, state_file=str(lab.directory / "m" / "mail.sqlite"))
+        lab.configure(lab.server_etc, "mail", mail)
         check = shipped("subscription/check_memory.json")
         check["checks"]["check_memory"]["command"] += f" -n {container.name}"
+        check["checks"]["check_memory"]["handlers"] += ["mail"]
         lab.configure(lab.server_etc, "check_memory", check)
         lab.start()
 
         def run(status: int) -> "dict[str, Any]":
-            """Have the subscribers run it now, as the server would each minute; the result."""
-            asked = int(time.time())
-            wait_until(lambda: time.time() >= asked + 1, 2, "the next second, by which Core tells two runs apart")
-            assert lab.api("POST", "/request", {"check": "check_memory"})[0] == 202
-            return lab.wait_for_result(
-                lab.client, "check_memory", lambda check: check["executed"] > asked and check["status"] == status
-            )
+            return ask(lab, "check_memory", lambda check: check["status"] == status)
 
         assert run(0)["output"].startswith(f"CheckContainerMemory OK: {container.name}: ")
         container.fill(60 * MIB)
@@ -96,12 +111,53 @@ def test_one_alert_makes_one_container(lab: Lab, jenkins: Jenkins) -> None:  # n
         container.empty()
         run(0)
         told = wait_until(lambda: len(runs := lab.handled("jenkins")) == 5 and runs, 20, "the resolve to be handled")
+        wait_until(lambda: len(lab.handled("mail")) == 5, 20, "the resolve to be mailed")
+        assert [mail["X-Sensu-Change"] for mail in sink.messages] == ["CRITICAL", "OK, was CRITICAL"]
 
     assert [line.split(":")[0] for line in told] == [
         "handler_jenkins ACT sent", *["handler_jenkins HOLD cooldown"] * 3, "handler_jenkins HOLD ok",
     ]  # fmt: skip
     assert [one.number for one in jenkins.builds(JOB)] == [1]
     assert new_containers() == {made}
+
+
+def test_the_reconciler_sees_what_core_knows(lab: Lab, jenkins: Jenkins, tmp_path: pathlib.Path) -> None:  # noqa: F811
+    """It runs as a check of the server's own client, finds its settings in what that loaded, and reads Core's API."""
+    with open(os.path.join(CHECKS, "jenkins", "lxc_provision.xml"), encoding="utf-8") as file:
+        xml = file.read()
+    parameter = "<hudson.model.StringParameterDefinition><name>LXC_HOST</name></hudson.model.StringParameterDefinition>"
+    jenkins.create_job(JOB, xml.replace("</parameterDefinitions>", parameter + "</parameterDefinitions>"))
+    lab.install("handlers", lab.client_etc)
+    lab.subscriptions = ["sensu_server"]
+    more = {"min": 1, "placement": {"by": "free_memory", "need": "1M"}}
+    settings = autoscale(lab, jenkins, api={"url": lab.api_url, "kind": "core"}, **more)
+    del settings["handlers"]
+    lab.configure(lab.client_etc, "jenkins", settings)
+    lab.configure(lab.server_etc, "reconcile", shipped("subscription/reconcile_autoscale.json"))
+    capacity = shipped("standalone/check_host_capacity.json")
+    # Only what is asked about here may be wrong with this host.
+    capacity["checks"]["check_host_capacity"]["command"] += (
+        " --memory-critical 1000T --memory-warning 900T --memory-used-warning 100% --memory-used-critical 100%"
+        " --disk-warning 100% --disk-critical 100% --inodes-warning 100% --inodes-critical 100%"
+    )
+    capacity["checks"]["check_host_capacity"]["interval"] = 1
+    lab.configure(lab.client_etc, "capacity", capacity)
+    lab.start()
+    lab.wait_for_result(lab.client, "check_host_capacity", lambda check: check["status"] == 0)
+
+    def reconciled(words: str) -> None:
+        ask(lab, "reconcile_autoscale", lambda check: words in check["output"])
+
+    reconciled("asked for lxc-")
+    (build,) = jenkins.wait_for_builds(JOB, 1, timeout=30)
+    assert (build.result, build.parameters["LXC_HOST"]) == ("SUCCESS", lab.client), build.log
+    reconciled("0 of them seen running, 1 on their way")
+    argv = [sys.executable, str(PLUGINS / f"{STATE}.py"), "-n", f"{PREFIX}-*", "--per-container"]
+    argv += ["--agent", lab.http_url, "--state-dir", str(tmp_path / "state")]
+    subprocess.run(argv, capture_output=True, timeout=30, check=True)
+    (made,) = new_containers()
+    assert lab.wait_for_result(made, STATE)["origin"] == lab.client
+    reconciled("1 of them seen running")
 
 
 @pytest.mark.parametrize("scheme", ["tcp", "http"])
