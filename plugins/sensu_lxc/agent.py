@@ -92,8 +92,13 @@ def connect(where: str, seconds: float) -> Agent:
 def _asked(door: _Http, deadline: float) -> Agent:
     """Whose HTTP it is. Go knows no /info, and Core no /version, which it would write into its log at every run."""
     status, body = door.ask("GET", "/info", b"", deadline)
-    if (status == 200 and b'"sensu"' in body) or status == 401:  # 401: all of it is protected, as results will show
+    if status == 200 and b'"sensu"' in body:
         return CoreHttp(door)
+    if status == 401:  # what is true of /info is of /results, too
+        raise Unreachable(
+            f"{door.url} wants a password, as protect_all_endpoints of Sensu Core's client has it; the client's other "
+            f"socket wants none: --agent tcp://127.0.0.1:{SOCKET_PORT}"
+        )
     status, body = door.ask("GET", "/version", b"", deadline)
     if status == 200 and b'"version"' in body:
         return GoApi(door)

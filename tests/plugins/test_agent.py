@@ -141,6 +141,19 @@ def test_auto_finds_core_by_its_socket(monkeypatch: pytest.MonkeyPatch) -> None:
         assert str(agent.connect("auto", 5)) == there.url
 
 
+def test_auto_takes_the_other_socket_of_a_core_that_wants_a_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Protected(CoreHttp):
+        def get(self, path: str) -> tuple[int, str]:
+            return 401, '{"response":"You must be authenticated using your http_options user and password settings"}'
+
+    with CoreSocket() as there, Protected() as protected:
+        monkeypatch.setattr(agent, "HTTP_PORT", protected.port)
+        monkeypatch.setattr(agent, "SOCKET_PORT", int(there.url.rpartition(":")[2]))
+        assert str(agent.connect("auto", 5)) == there.url
+        with pytest.raises(Unreachable, match="wants a password, .* the client's other socket wants none: --agent tcp"):
+            agent.connect(protected.url, 5)
+
+
 @pytest.mark.parametrize("where", ["", "https://a:1", "http://a:0", "http://a:99999", "tcp://", "a b", "http://a/path"])
 def test_what_is_no_place(where: str) -> None:
     with pytest.raises(Misuse, match="is no place; write auto"):
