@@ -75,6 +75,11 @@ class HandlerJenkins(handler.Handler):
         event, now = self.event, moment()
         scope = self.options.json_config
         wanted = self.wanted = settings.for_event(self.settings, scope, self.where, event, self.name)
+        wishes = {key for _, wishes in event.wishes(scope, self.name) for key in wishes}
+        idle = [key for key in settings.OF_RECONCILER if key in wishes]
+        if idle:
+            where = f"{scope} in {self.where}"
+            self.notes.append(f"wished in vain: {', '.join(idle)}; the reconciler takes them from {where} alone")
         if not wanted.enabled:
             return Outcome(HOLD, "disabled", f"{event}: `enabled` is false for it")
         rules = wanted.rules

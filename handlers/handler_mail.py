@@ -10,7 +10,6 @@ import os
 import time
 
 from sensu_lxc_handlers import handler, mail_settings, mailed
-from sensu_lxc_handlers.fleet import Moment
 from sensu_lxc_handlers.ledger import moment
 from sensu_lxc_handlers.outcome import ACT, ERROR, HOLD, NO_LEDGER, REFUSED, LedgerUnusable, Misconfigured, Outcome
 from sensu_lxc_handlers.policy import Hold, duration
@@ -67,13 +66,13 @@ class HandlerMail(handler.Handler):
         now, trouble = moment(), None
         try:
             last = memory.peek() if self.options.dry_run else memory.recall()
-            news = self._decide(last, moment())
+            news = mailed.decide(event, last, moment(), self.wanted.remind, self.wanted.severities)
             if not isinstance(news, Hold) and not self.options.dry_run:
                 self.doing = f"writing to {self.wanted.state_file}"
                 memory.can_remember()
         except LedgerUnusable as error:
             trouble = error
-            news = self._decide(mailed.told_by_itself(event, now), now)
+            news = mailed.without_memory(event, now, self.wanted.severities)
         if isinstance(news, Hold):
             outcome = self._held(news)
         elif news.state == mailed.OK and not self.wanted.resolve:
@@ -89,9 +88,6 @@ class HandlerMail(handler.Handler):
             return Outcome(ERROR, trouble.code, f"{outcome.text}; but {trouble}", NO_LEDGER)
         return outcome
 
-    def _decide(self, last: "Mailed | None", now: Moment) -> "News | Hold":
-        return mailed.decide(self.event, last, now, self.wanted.remind, self.wanted.severities)
-
     def _held(self, hold: Hold) -> Outcome:
         return Outcome(HOLD, hold.code, f"{self.event}: {hold.text}")
 
@@ -104,9 +100,6 @@ class HandlerMail(handler.Handler):
         lasted = duration(max(0.0, now.wall - since.began)) if since else ""
         subject, body = mail.texts(wanted, event, news.change, lasted)
         recipients = ", ".join(one.address for one in wanted.to)
-        if self.options.dry_run:
-            way = f"{wanted.server}:{wanted.port}" if wanted.server else wanted.sendmail
-            return Outcome(ACT, "dry-run", f"{event}: would mail '{subject}' to {recipients} by {way}"), None
         incident, number = mailed.incident_of(event), since.mails + 1 if since else 1
         # Without a name of the incident, only the time of its first event tells it from the one before.
         named = incident or (since.first_id if since else event.executed)
@@ -118,6 +111,8 @@ class HandlerMail(handler.Handler):
         except mail.Undelivered as error:
             text = f"{event}: not mailed to {recipients}: {error}"
             return Outcome(ERROR, error.code, text, REFUSED), None
+        if self.options.dry_run:
+            return Outcome(ACT, "dry-run", f"{event}: would mail '{subject}' to {recipients} by {taken.by}"), None
         self.notes += taken.refused
         sent = mailed.Mailed(
             news.state, incident, event.executed or 0, number, since.began if since else now.wall,
@@ -127,13 +122,13 @@ class HandlerMail(handler.Handler):
         return Outcome(ACT, "reminder" if news.reminder else "sent", text), sent
 
     def _hand_over(self, content: bytes) -> "Taken":
+        """Who takes it, or in a dry run would, where all that is here is as it should be."""
         from sensu_lxc_handlers import mail
 
         wanted = self.wanted
         deadline = self.end - min(_REMEMBER_SECONDS, self.timeout_seconds / 8)
         if not wanted.server:
-            self.doing = f"waiting for {wanted.sendmail}"
-            return mail.by_sendmail(wanted, content, deadline)
+            return self._to_sendmail(content, deadline)
         now = time.monotonic()
         try:
             self.doing = "reading the password"
@@ -142,6 +137,8 @@ class HandlerMail(handler.Handler):
                 self.secrets += mail.secrets_of(login)
             by = now + (deadline - now) / 2 if wanted.fallback else deadline
             server = mail.SmtpServer(wanted, login, by, self.without_secrets)
+            if self.options.dry_run:
+                return mail.Taken(f"{wanted.server}:{wanted.port}", [])
             self.doing = f"waiting for {wanted.server}"
             taken = server.send(content)
             server.close()
@@ -149,9 +146,16 @@ class HandlerMail(handler.Handler):
         except (mail.Undelivered, Misconfigured) as error:
             if not wanted.fallback or not getattr(error, "elsewhere", True):
                 raise
-            self.doing = f"waiting for {wanted.sendmail}"
             self.notes.append(f"by sendmail, as {error}")
-            return mail.by_sendmail(wanted, content, deadline)
+            return self._to_sendmail(content, deadline)
+
+    def _to_sendmail(self, content: bytes, deadline: float) -> "Taken":
+        from sensu_lxc_handlers import mail
+
+        if self.options.dry_run:
+            return mail.by_sendmail_if_it_can_run(self.wanted)
+        self.doing = f"waiting for {self.wanted.sendmail}"
+        return mail.by_sendmail(self.wanted, content, deadline)
 
     def _remember(self, memory: "Memory", sent: "Mailed") -> "LedgerUnusable | None":
         if self.options.dry_run:

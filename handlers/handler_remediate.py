@@ -32,8 +32,8 @@ settings, in Sensu's conf.d or the file of --config:
       "cooldown": "10m", "budget": "3/1h"}}}}
   api, for Sensu Go: {"url": "https://localhost:8080/", "api_key_file": "/etc/sensu/remediate.key"}. Also: kind,
   namespace, user, password_file, ca_file. SENSU_LXC_API_KEY and SENSU_LXC_API_PASSWORD in the environment win.
-  when also takes entity, a pattern, and output, a regular expression. Also: max_age (10m), timeout (10s; not longer
-  than that of the handler's definition), ledger.
+  when also takes entity and output, a regular expression; check and entity are a pattern, or a list of them. Also:
+  max_age (10m), timeout (10s; not longer than that of the handler's definition), ledger.
   An event's check or client (Core: "lxc_remediate": {…} in its definition; Go: annotations
   sensu.io/plugins/handler_remediate/config/…) may want actions (names, or "off"), occurrences, severities, cooldown.
 
@@ -42,7 +42,7 @@ exit status: 0 asked (ACT) or held (HOLD). Else ERROR: 1 Sensu refused, was not 
 
 example (asks nobody, records nothing), with sensu-lxc's own definition:
   echo '{"client": {"name": "host1"}, "check": {"name": "check_container_state", "status": 2,
-    "output": "web1 is STOPPED", "executed": '$(date +%s)'}, "occurrences": 2}' |
+    "output": "web1: STOPPED, expected RUNNING", "executed": '$(date +%s)'}, "occurrences": 2}' |
     handler_remediate.py --config checks/handlers/remediate.json --dry-run
 """
 
@@ -101,10 +101,10 @@ class HandlerRemediate(handler.Handler):
         """The end of an incident, and of what was tried in it."""
         event, said = self.event, f"{self.event}: nothing is wrong"
         # Where nothing was asked there is no ledger, and none is begun for saying so.
-        if self.options.dry_run or event.executed is None or not os.path.exists(self.wanted.ledger):
+        if event.executed is None or not os.path.exists(self.wanted.ledger):
             return Outcome(HOLD, "ok", said)
         self.doing = f"waiting for the ledger {self.wanted.ledger}"
-        with Tries(self.wanted.ledger, (self.end - self.started) / 2) as tries:
+        with Tries(self.wanted.ledger, (self.end - self.started) / 2, read_only=self.options.dry_run) as tries:
             last = tries.well(event)
         if last is None:
             return Outcome(HOLD, "ok", said)

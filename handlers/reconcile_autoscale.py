@@ -240,7 +240,9 @@ class ReconcileAutoscale(handler.Fenced):
         first = [found.text for found in bad[:_SHOWN]] or summaries[:_SHOWN] or ["no group is known yet"]
         more = len(bad or summaries) - _SHOWN
         line = "; ".join(first) + (f"; and {more} more" if more > 0 else "")
-        below = [f"{_WORDS[found.status]}: {found.text}" for found in findings] + [f"group {one}" for one in summaries]
+        # What the first line says already is not said again.
+        unsaid = summaries if bad else summaries[_SHOWN:]
+        below = [f"{_WORDS[found.status]}: {found.text}" for found in findings] + [f"group {one}" for one in unsaid]
         return Outcome("", "", self.without_secrets("\n".join([line, *below])), status)
 
     def _look(self, names: "list[str]", fleets: "dict[str, Fleet]", now: "Moment") -> Seen:
@@ -474,6 +476,11 @@ class ReconcileAutoscale(handler.Fenced):
         from sensu_lxc_handlers import report
 
         with self._ledger(True) as ledger:
+            if ledger.is_new:
+                raise Problem(
+                    f"there is no ledger {clean(self.wanted.ledger)}: it begins with the first alert or run; where"
+                    " there were some, name in `ledger` the one of the handler, and run this on its server"
+                )
             now = ledger.moment()
             fleets = ledger.fleets()
             since = now.wall - self.options.since

@@ -7,7 +7,7 @@ from collections import namedtuple
 
 from sensu_lxc import accounting, plugin, rates
 from sensu_lxc.findings import Finding, State
-from sensu_lxc.levels import NOTHING, Levels, plain, threshold
+from sensu_lxc.levels import NOTHING, SHARES, Levels, Numbers, plain, threshold
 from sensu_lxc.options import Misuse
 
 TYPE_CHECKING = False
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from sensu_lxc.accounting import Cpu
     from sensu_lxc.history import Past
     from sensu_lxc.inventory import Container
+
+SHARES_OR_CORES = Numbers("a percentage (80, 80%), or with --cores a number of cores (1.5)", "@10:20, 10:")
 
 
 class CheckContainerCpu(rates.RateCheck):
@@ -34,9 +36,9 @@ class CheckContainerCpu(rates.RateCheck):
     measured = "CPU time"
 
     def setup(self) -> None:
-        plugin.add_levels(self.parser, "CPU time (default: -w 80%% -c 90%%)")
+        plugin.add_levels(self.parser, "CPU time (default: -w 80%% -c 90%%)", SHARES_OR_CORES)
         self.parser.add_argument("--cores", action="store_true", help="a plain number in -w and -c is in cores: 1.5")
-        plugin.add_pair(self.parser, "throttled", "where it had to wait in this much of its quota's periods")
+        plugin.add_pair(self.parser, "throttled", "where it had to wait in this much of its quota's periods", SHARES)
         super().setup()
 
     def validate(self) -> None:

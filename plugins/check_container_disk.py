@@ -6,7 +6,7 @@ from __future__ import annotations
 from sensu_lxc import disk, measuring, plugin, render
 from sensu_lxc.errors import CannotObserve, NotThere
 from sensu_lxc.findings import Finding, State
-from sensu_lxc.levels import Levels, threshold
+from sensu_lxc.levels import COUNTS_OR_SHARES, Levels, threshold
 from sensu_lxc.options import Misuse
 
 TYPE_CHECKING = False
@@ -34,7 +34,7 @@ class CheckContainerDisk(measuring.MeasuringCheck):
     def setup(self) -> None:
         plugin.add_levels(self.parser, "of the disk used (default: -w 80%% -c 90%%)")
         told = tuple(f" (default: {one}%, where neither is given)" for one in ("80%", "90%"))
-        plugin.add_pair(self.parser, "inodes", "at this many inodes used", default=told)
+        plugin.add_pair(self.parser, "inodes", "at this many inodes used", COUNTS_OR_SHARES, default=told)
         self.parser.add_argument(
             "--path", metavar="DIR", action="append",
             help="where it is mounted in the container; may be repeated (default: /)",

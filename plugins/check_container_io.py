@@ -8,7 +8,7 @@ from collections import namedtuple
 from sensu_lxc import accounting, plugin, rates, render
 from sensu_lxc.errors import CannotObserve, NotThere
 from sensu_lxc.findings import Finding, worst
-from sensu_lxc.levels import NOTHING, Levels
+from sensu_lxc.levels import BYTES, COUNTS, NOTHING, Levels
 from sensu_lxc.options import Misuse
 from sensu_lxc.rates import span
 
@@ -38,8 +38,8 @@ class CheckContainerIo(rates.RateCheck):
     measured = "I/O"
 
     def setup(self) -> None:
-        plugin.add_levels(self.parser, "read and written per second")
-        plugin.add_pair(self.parser, "operations", "at this many reads and writes per second")
+        plugin.add_levels(self.parser, "read and written per second", BYTES)
+        plugin.add_pair(self.parser, "operations", "at this many reads and writes per second", COUNTS)
         self.parser.add_argument(
             "--device", metavar="DEVICE", action="append", default=[],
             help="this one by itself: vda, /dev/vg0/data or 254:0; may be repeated; default: the sum of all",

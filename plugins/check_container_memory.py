@@ -8,7 +8,7 @@ from collections import namedtuple
 from sensu_lxc import measuring, plugin, render
 from sensu_lxc.errors import CannotObserve, NotThere
 from sensu_lxc.findings import Finding, State
-from sensu_lxc.levels import NOTHING, Levels, threshold
+from sensu_lxc.levels import COUNTS, NOTHING, SIZES_OR_SHARES, Levels, threshold
 from sensu_lxc.options import Misuse
 
 TYPE_CHECKING = False
@@ -46,7 +46,6 @@ class CheckContainerMemory(measuring.MeasuringCheck):
   check_container_memory.py --exclude build1 --metric working-set -c 95%
   check_container_memory.py --oom-kills-critical 1 --swap-warning 50%
 
-A threshold is N (alerts at N and above: 943718400, 900M, 1.5GiB, 80% of the limit) or a Nagios range (64M:, @10%:20%).
 --metric:
 """ + "\n".join(f"  {name:12} {what}" for name, what in METRICS.items())
     measured = "memory"
@@ -58,10 +57,11 @@ A threshold is N (alerts at N and above: 943718400, 900M, 1.5GiB, 80% of the lim
         add(
             "--unlimited-as", choices=["host"], help="a container without a limit is measured against the host's memory"
         )
-        plugin.add_pair(self.parser, "swap", "at this much swapped out, besides --metric")
+        plugin.add_pair(self.parser, "swap", "at this much swapped out, besides --metric", SIZES_OR_SHARES)
         plugin.add_pair(
-            self.parser, "oom-kills", "at so many processes killed for want of memory since the previous run", "N"
-        )
+            self.parser, "oom-kills", "at so many processes killed for want of memory since the previous run", COUNTS,
+            metavar="N",
+        )  # fmt: skip
         super().setup()
 
     def validate(self) -> None:

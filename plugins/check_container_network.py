@@ -8,7 +8,7 @@ from collections import namedtuple
 from sensu_lxc import inventory, network, plugin, rates, render
 from sensu_lxc.findings import Finding, State, worst
 from sensu_lxc.history import differences
-from sensu_lxc.levels import NOTHING, Levels
+from sensu_lxc.levels import BYTES, COUNTS, NOTHING, Levels
 from sensu_lxc.options import Misuse
 from sensu_lxc.rates import span
 from sensu_lxc.sources.net_dev import Interface
@@ -41,8 +41,7 @@ class CheckContainerNetwork(rates.RateCheck):
   check_container_network.py -n 'web*' --errors-warning 1 --drops-warning 10 --drops-critical 100 --count 3
   check_container_network.py -n db1 --interface eth0,eth1 -c 1k:
 
--w and -c are bytes per second: N (alerts at N and above: 1000000, 10M, 1.5MiB) or a Nagios range (1k: alerts below
-1 KiB/s, ~:0 above nothing). Each way is judged by itself.
+Each way is judged by itself.
 A link is gone (CRITICAL) when an interface that --interface names is not there, or one that an earlier run saw in this
 life of the container; but veth*, vnet*, tap* and cali* come and go with what runs inside, and are only missed when
 named. It stays CRITICAL until the link is back or the container restarts. Where
@@ -52,9 +51,9 @@ it is gone for good, name the others with --interface, or remove the check's fil
     must_remember = True
 
     def setup(self) -> None:
-        plugin.add_levels(self.parser, "traffic: bytes per second through an interface, in or out")
+        plugin.add_levels(self.parser, "traffic: bytes per second through an interface, in or out", BYTES)
         for kind in KINDS[1:]:
-            plugin.add_pair(self.parser, kind, f"at this many {kind} per second, in or out")
+            plugin.add_pair(self.parser, kind, f"at this many {kind} per second, in or out", COUNTS)
         self.parser.add_argument(
             "--interface", metavar="NAME", action="append", default=[],
             help="interface, comma list or shell pattern ('eth*'), that must be there; may be repeated; default: every "

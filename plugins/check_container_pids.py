@@ -6,7 +6,7 @@ from __future__ import annotations
 from sensu_lxc import accounting, measuring, plugin
 from sensu_lxc.errors import CannotObserve
 from sensu_lxc.findings import Finding
-from sensu_lxc.levels import Levels, plain, threshold
+from sensu_lxc.levels import COUNTS_OR_SHARES, Levels, plain, threshold
 from sensu_lxc.sources import cgroup
 
 TYPE_CHECKING = False
@@ -33,7 +33,7 @@ class CheckContainerPids(measuring.MeasuringCheck):
     measured = "tasks"
 
     def setup(self) -> None:
-        plugin.add_levels(self.parser, "tasks (default: -w 80%% -c 90%%)")
+        plugin.add_levels(self.parser, "tasks (default: -w 80%% -c 90%%)", COUNTS_OR_SHARES)
         self.parser.add_argument(
             "--unlimited-as", choices=["host"], help="a container without a limit is measured against the host's limit"
         )

@@ -9,15 +9,17 @@ from sensu_lxc import accounting, plugin, rates
 from sensu_lxc.accounting import RESOURCES
 from sensu_lxc.errors import NotThere
 from sensu_lxc.findings import Finding, State, worst
-from sensu_lxc.levels import NOTHING, Levels, threshold
+from sensu_lxc.levels import NOTHING, SHARES, Levels, threshold
 from sensu_lxc.options import Misuse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from sensu_lxc.history import Past
     from sensu_lxc.inventory import Container
+
+WORDS = {"cpu": "CPU", "memory": "memory", "io": "I/O"}
 
 
 class CheckContainerPressure(rates.RateCheck):
@@ -36,8 +38,8 @@ class CheckContainerPressure(rates.RateCheck):
     measured = "pressure"
 
     def setup(self) -> None:
-        plugin.add_levels(self.parser, "of the time in which some of it waited")
-        plugin.add_pair(self.parser, "full", "at this much of the time in which all of it waited")
+        plugin.add_levels(self.parser, "of the time in which some of it waited", SHARES)
+        plugin.add_pair(self.parser, "full", "at this much of the time in which all of it waited", SHARES)
         self.parser.add_argument(
             "--resource", choices=RESOURCES, action="append",
             help="what it waits for; may be repeated; default: all three",
@@ -66,11 +68,16 @@ class CheckContainerPressure(rates.RateCheck):
         return Pressures(life, {resource: facts.counters[""] for resource, facts in found.items()})
 
     def rate(self, container: Container, before: Past, facts: Pressures, seconds: float) -> Iterator[Finding]:
+        judged = []
         for resource in self.resources:
             shares = [min(100.0, waited_us / seconds / 1e4) for waited_us in rates.moved(before, facts, resource)]
             some, full = shares if len(shares) > 1 else (shares[0], None)
             levels = NOTHING if full is None and self.by_default else self.full
-            yield judge(container.label, Waited(resource, some, full, seconds), self.some, levels)
+            waited = Waited(resource, some, full, seconds)
+            judged.append((waited, judge(container.label, waited, self.some, levels)))
+        good = [(waited, finding) for waited, finding in judged if finding.state is State.OK]
+        yield from (finding for _, finding in judged if finding.state is not State.OK)
+        yield from together(container.label, good)
 
 
 # counters: {resource: (µs in which some waited, µs in which all did)}, without the latter where the kernel has it not.
@@ -97,9 +104,25 @@ def judge(label: str, waited: Waited, some: Levels, full: Levels) -> Finding:
     if waited.full_percent is None and full != NOTHING:
         states.append(Finding(State.UNKNOWN, "", ""))
         words.append("whether all of it did is not told (for CPU since Linux 5.13)")
-    resource = "I/O" if waited.resource == "io" else waited.resource.replace("cpu", "CPU")
-    text = f"for {resource} {', '.join(words)} of the time over {rates.span(waited.seconds)}"
+    text = f"for {WORDS[waited.resource]} {', '.join(words)} of the time over {rates.span(waited.seconds)}"
     return Finding(worst(states), label, text, tuple(measures), max(percent for percent, *_ in judged))
+
+
+def together(label: str, judged: Sequence[tuple[Waited, Finding]]) -> Iterator[Finding]:
+    """What is well in one sentence, rather than in one for each resource."""
+    if len(judged) < 2:
+        yield from (finding for _, finding in judged)
+        return
+    told = [
+        f"{waited.some_percent:.1f}%"
+        + ("" if waited.full_percent is None else f" ({waited.full_percent:.1f}%)")
+        + f" for {WORDS[waited.resource]}"
+        for waited, _ in judged
+    ]
+    words = f"some (all) of it waited {', '.join(told)} of the time over {rates.span(judged[0][0].seconds)}"
+    findings = [finding for _, finding in judged]
+    measures = tuple(measure for finding in findings for measure in finding.measures)
+    yield Finding(State.OK, label, words, measures, max(finding.urgency for finding in findings))
 
 
 def main() -> None:

@@ -73,7 +73,7 @@ class CheckContainerState(plugin.ContainerCheck):
         tree = cgroups.Cgroups(self.host, found.running)
         for name in found.missing:
             if inventory.is_pattern(name):
-                yield Finding(State.UNKNOWN, name, "matches no container that can be seen here")
+                yield Finding(State.UNKNOWN, name, inventory.absent(name))
             else:
                 yield self._missing(tree, name, found.running)
         for sentence in found.unseen:
@@ -89,7 +89,9 @@ class CheckContainerState(plugin.ContainerCheck):
                     untold += 1
                     yield Finding(State.UNKNOWN, container.label, f"may start with the host: {problem}")
             if found.containers and not containers and not untold:
-                words = f"none of {len(found.containers)} containers is to start with the host"
+                count = len(found.containers)
+                words = f"none of {count} containers is" if count > 1 else "the only container is not"
+                words += " to start with the host"
                 yield Finding(State.UNKNOWN, "", words)
         seconds = min(2.0, self.options.timeout * 0.3)
         seen = states.observe(self.host, tree, containers, seconds, found.running)

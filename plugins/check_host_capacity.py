@@ -6,7 +6,7 @@ from __future__ import annotations
 from sensu_lxc import capacity, cgroups, disk, inventory, plugin, render
 from sensu_lxc.errors import CannotObserve
 from sensu_lxc.findings import Finding, Measure, State
-from sensu_lxc.levels import Levels, plain, threshold
+from sensu_lxc.levels import COUNTS, COUNTS_OR_SHARES, SIZES_OR_SHARES, Levels, Numbers, plain, threshold
 from sensu_lxc.options import Misuse
 
 TYPE_CHECKING = False
@@ -33,6 +33,17 @@ KINDS = {
 }
 
 
+NUMBERS = {
+    "memory": SIZES_OR_SHARES,
+    "memory-used": SIZES_OR_SHARES,
+    "cpu": Numbers("a number of cores (12, 1.5) or a percentage of all (80%)", "@10%:20%, 2:"),
+    "disk": SIZES_OR_SHARES,
+    "inodes": COUNTS_OR_SHARES,
+    "containers": COUNTS,
+}
+_FIRST = 1e9
+
+
 class CheckHostCapacity(plugin.Check):
     """Alert when an LXC host can't take more containers, and tell what it still can.
 
@@ -51,7 +62,7 @@ class CheckHostCapacity(plugin.Check):
         add = self.parser.add_argument
         for kind, (warning, critical, what) in KINDS.items():
             told = tuple(f" (default: {one}%)" if one else "" for one in (warning, critical))
-            plugin.add_pair(self.parser, kind, f"at {what}", default=told)
+            plugin.add_pair(self.parser, kind, f"at {what}", NUMBERS[kind], default=told)
         add(
             "-P", "--lxcpath", metavar="DIR", action="append", default=[],
             help="where new containers go; may be repeated; default: where LXC, LXD and Incus of this host keep them",
@@ -80,7 +91,10 @@ class CheckHostCapacity(plugin.Check):
         for container in found.containers:
             yield from self.orphans(tree, container, found.running)
         for sentence in found.unseen:
-            self.note(sentence)
+            if self.uncounted(found):
+                yield Finding(State.UNKNOWN, "", f"not all containers can be counted: {sentence}")
+            else:
+                self.note(sentence)
         seconds = self.options.timeout
         self.host.filesystems = disk.Filesystems(self.host, seconds * 0.2, seconds * 0.5)
         for number, path in enumerate(self.options.lxcpath or inventory.default_lxcpaths(self.host, [])):
@@ -109,14 +123,24 @@ class CheckHostCapacity(plugin.Check):
             )
             yield Finding(State.WARNING, container.label, words)
 
+    def uncounted(self, found: Inventory) -> bool:
+        """Whether what could not be seen leaves open what is to be told.
+
+        Those that run tell by their sockets; but in a directory that was named the others are asked for as well, and
+        where a socket does not tell the lxcpath its container is in no sum.
+        """
+        return bool(self.options.lxcpath or inventory.command_sockets(self.host)[1])
+
     def inventory(self) -> Inventory:
         """All containers. That there is none is no reason not to tell what the host can take."""
+        advice = "run as root, or name another directory with -P" if self.options.lxcpath else "run as root"
         try:
-            return inventory.take(self.host, (), (), self.options.lxcpath)
-        except CannotObserve:
-            if any(inventory.command_sockets(self.host)):
+            return inventory.take(self.host, (), (), self.options.lxcpath, advice)
+        except inventory.NoContainer:
+            running, hashed = inventory.command_sockets(self.host)
+            if hashed:
                 raise
-            return inventory.Inventory([], [], [], set())
+            return inventory.Inventory([], [], [], running)
 
 
 def judge(held: Capacity, levels: dict[str, Levels]) -> Iterator[Finding]:
@@ -129,7 +153,9 @@ def judge(held: Capacity, levels: dict[str, Levels]) -> Iterator[Finding]:
     if held.memory_unlimited:
         words += f", {held.memory_unlimited} without a limit counted with what they use"
     free = Measure("host_memory_unpromised", held.memory_unpromised_bytes, "B")
-    yield _judged(words, "host_memory_promised", "B", *taken, levels["memory"], free)
+    promised = _judged(words, "host_memory_promised", "B", *taken, levels["memory"], free)
+    # Where all is well the first line tells of one: what most hosts run short of.
+    yield promised._replace(urgency=_FIRST) if promised.state is State.OK else promised
 
     taken = held.memory_used_bytes, held.memory_bytes
     words = f"{render.size(taken[0])} of {render.size(taken[1])} memory in use"

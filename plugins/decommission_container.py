@@ -34,16 +34,16 @@ EXAMPLE = """\
 
 Only a container that provision_container made is removed: its sensu-lxc.json says for which request, and its name is
 the one of that request. Anything else, a copy of such a container too, is refused and untouched. A second run of the
-same, also at the same time, finds it gone and prints "removed": false: so does a run on another host, or with another
-prefix.
+same, also at the same time, finds it gone and prints "removed": false and that nothing was there: so does a run on
+another host, or with another prefix.
 
 --drain runs first, while the container runs, so that nobody is sent to it any more: a program and its arguments, found
 on the usual PATH, no shell; {name} is the container's name. It may run again after a run that was killed. Where it
 fails or takes longer than --drain-timeout nothing is stopped, unless --force-drain says to go on all the same.
 
 stdout: one JSON line: name, request_id, lxcpath, state ("GONE"), removed, drained and stopped_cleanly (true, false, or
-        null where there was nothing to drain or stop), seconds; after a failure name, request_id, lxcpath, state,
-        error, left (the directory of what is left of it), seconds
+        null where there was nothing to drain or stop), note (where nothing was there), seconds; after a failure name,
+        request_id, lxcpath, state, error, left (the directory of what is left of it), seconds
 stderr: what is done, the output of the drain command and, after a failure, one sentence
 status: 0 it is gone; 1 failed on the way, and "state" and "left" say how far it came: the next run goes on from there;
         3 refused, and nothing was touched: the options make no sense, LXC or the permission is missing, it is somebody
@@ -140,7 +140,9 @@ class Removal(acting.Work):
         with owned.lock(self.lxcpath, self.name, self.options.timeout, self.stop) as self.lock:
             if self.ours() is None:
                 owned.remove(self.host, self.lxcpath, self.name)  # what a killed run left beside it
-                return {"state": "GONE", "removed": False, "drained": None, "stopped_cleanly": None}
+                say(self.nothing_there())
+                told = {"state": "GONE", "removed": False, "drained": None, "stopped_cleanly": None}
+                return {**told, "note": self.nothing_there()}
             if self.settled() == "RUNNING":
                 self.touched = True
                 if self.drain:
@@ -160,6 +162,14 @@ class Removal(acting.Work):
             # Not interrupted: half a container serves nobody.
             owned.remove(self.host, self.lxcpath, self.name, [self.lock], max(60.0, self.left()))
         return {"state": "GONE", "removed": True, "drained": drained, "stopped_cleanly": clean}
+
+    def nothing_there(self) -> str:
+        """What is said where there is no such container. It may be gone by an earlier run, so it is no failure."""
+        known = "another prefix or" if self.options.name is None else "another name, or"
+        return (
+            f"nothing was there: there is no container {self.name} in {self.lxcpath}; it is gone already, or has "
+            f"{known} another host"
+        )
 
     def ours(self) -> Record | None:
         """Its record, None where there is no such container. Raises Refused where it is not one of ours."""
@@ -284,7 +294,7 @@ def dry_run(work: Removal) -> dict[str, Any]:
     """What would be done now. Raises as Removal.remove does, but touches nothing."""
     would: list[str] = []
     if work.ours() is None:
-        return {"dry_run": True, "state": "GONE", "would": would}
+        return {"dry_run": True, "state": "GONE", "would": would, "note": work.nothing_there()}
     state = work.settled()
     here = ["-n", work.name, "-P", work.lxcpath]
     if state == "RUNNING":

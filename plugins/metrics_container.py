@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from time import monotonic, time
 
@@ -132,9 +131,10 @@ HOST_DISK = _metrics(
     disk_used_inodes="Inodes used of it",
     disk_available_inodes="Inodes left of it",
 )
-SEEN, RUNNING, FAILED, DURATION = _metrics(
+SUCCESS, SEEN, RUNNING, FAILED, DURATION = _metrics(
     "scrape",
     GAUGE,
+    success="1; in a file also 0, with nothing else, where nothing could be measured",
     containers="Containers that were meant",
     running_containers="Those among them that run",
     failed_containers="Running ones of which nothing could be read, and names for which there is no container",
@@ -153,8 +153,9 @@ class MetricsContainer(plugin.ContainerCheck):
 
     What a container has not (a limit), the kernel does not count or this user may not see is left out, never 0;
     scrape_unavailable_containers counts it, and -v says why on stderr. Ends with 0 and prints nothing but metrics, or
-    with 3 and one line where nothing could be measured. Monitors are not asked, so a hung one looks as if it were well:
-    check_container_state tells.
+    with 3 and one line where nothing could be measured; --output FILE then holds scrape_success 0 alone. A host without
+    containers has 0 of them. Monitors are not asked, so a hung one looks as if it were well: check_container_state
+    tells.
     """
 
     example = """\
@@ -193,14 +194,26 @@ lxc.container.NAME.METRIC[.ITEM], opentsdb lxc.container.METRIC with tags:
             raise Misuse("--output has no file; write for example --output /var/lib/node_exporter/lxc.prom")
 
     def findings(self) -> Iterator[Finding]:
-        began, self.seconds = monotonic(), time()
+        self.seconds = time()
+        try:
+            yield from self._measured()
+        except CannotObserve as problem:
+            if self.options.output is not None:  # what it still says of containers is not known to be true
+                self._write([(SUCCESS, "", "", 0)], f"{type(self).__name__} UNKNOWN: {problem}")
+            raise
+
+    def _measured(self) -> Iterator[Finding]:
+        began = monotonic()
         if self.options.inside:
             from sensu_lxc import inside
 
             found = inventory.Inventory([inside.container(self.host)], [], [], set())
             look = Look(self.host, inside.Own(self.host))
         else:
-            found = self.inventory()
+            try:
+                found = self.inventory()
+            except inventory.NoContainer:
+                found = inventory.Inventory([], [], [], set())
             look = Look(self.host, _Tree(self.host, found.running))
         self.left_out = [f"{name}: no such container here" for name in found.missing]
         self.samples: list[Sample] = []
@@ -223,9 +236,11 @@ lxc.container.NAME.METRIC[.ITEM], opentsdb lxc.container.METRIC with tags:
                 unavailable[group] += 1
             self.samples += about
             self.samples += samples
-        if failed == len(found.containers):
+        # None at all, where all can be seen and none is missed, is a number of containers like any other.
+        missed = failed or found.unseen or not all(map(inventory.is_pattern, found.missing))
+        if missed and failed == len(found.containers):
             look.close()
-            raise CannotObserve(f"nothing could be measured: {'; '.join(self.left_out)}")
+            raise CannotObserve(f"nothing could be measured: {'; '.join([*self.left_out, *found.unseen])}")
         if not (self.options.inside or self.options.name or self.options.exclude or self.options.lxcpath):
             try:
                 self.samples += look.host_as_a_whole(found)
@@ -239,6 +254,7 @@ lxc.container.NAME.METRIC[.ITEM], opentsdb lxc.container.METRIC with tags:
         look.close()
         self.samples += [(UNAVAILABLE, "", group, count) for group, count in unavailable.items()]
         for metric, value in (
+            (SUCCESS, 1),
             (SEEN, len(found.containers)),
             (RUNNING, running),
             (FAILED, failed + len(found.missing)),
@@ -252,8 +268,11 @@ lxc.container.NAME.METRIC[.ITEM], opentsdb lxc.container.METRIC with tags:
         if self.options.verbose and self.left_out:
             self.aside("\n".join(render.text(sentence) for sentence in self.left_out))
         words = f"{type(self).__name__} {status.name}: {findings[0]}"
+        return self._write(self.samples, words)
+
+    def _write(self, samples: Sequence[Sample], words: str) -> str:
         run = metrics.Run(self.options.scheme, self._name_of_host(), self.seconds, words)
-        written = metrics.FORMATS[self.format](self.samples, run)
+        written = metrics.FORMATS[self.format](samples, run)
         if self.options.output is None:
             return written
         replace(self.options.output, written + "\n")
@@ -553,7 +572,6 @@ def replace(path: str, content: str) -> None:
 
 def main() -> None:
     """The console script."""
-    gc.disable()  # a run makes no cycles worth a search through all that a thousand containers gave
     MetricsContainer.main()
 
 

@@ -46,8 +46,8 @@ class OperateContainer(action.Action):
 
 A container is OK when it is RUNNING, and its init has lived for a moment. One whose processes run on without their
 monitor is refused, as starting it would start a second copy on the same root filesystem; one whose monitor does not
-answer as well. After --at-most actions in that time it is given up, lest a crash loop is fed. status: 0 done, or
-nothing to do; 2 failed, or given up; 3 can't be seen, or refused."""
+answer as well. After --at-most actions in that time, whoever asked for them, it is given up, lest a crash loop is fed;
+by hand a higher one goes on. status: 0 done, or nothing to do; 2 failed, or given up; 3 can't be seen, or refused."""
 
     def setup(self) -> None:
         add = self.parser.add_argument
@@ -81,13 +81,17 @@ nothing to do; 2 failed, or given up; 3 can't be seen, or refused."""
             )
 
     def select(self, containers: Sequence[Container]) -> Iterator[Container | Finding]:
-        wanted = []
+        wanted, unsure = [], False
         for container in containers:
             try:
                 if not self.options.autostart_only or inventory.starts_with_host(self.host, container):
                     wanted.append(container)
             except CannotObserve as problem:
+                unsure = True
                 yield Finding(State.UNKNOWN, container.label, f"may start with the host: {problem}")
+        if containers and not wanted and not unsure:
+            of = f"of {len(containers)} container{'' if len(containers) == 1 else 's'} none starts with the host"
+            yield Finding(State.OK, "", f"none is to {self.options.action}: {of} (lxc.start.auto)")
         running = self.found.running if self.found is not None else ()
         self.seen = states.observe(self.host, self.tree, wanted, min(2.0, self.options.timeout / 5), running)
         yield from wanted
@@ -140,7 +144,8 @@ nothing to do; 2 failed, or given up; 3 can't be seen, or refused."""
             State.CRITICAL,
             container.label,
             f"given up: is {seen.name} after {len(ago)} actions in {lives.span(most.seconds)} (--at-most {most.text}); "
-            f"look why in {log_of(container)} and its console; tried again in {lives.span(again)}",
+            f"look why in {log_of(container)} and its console; tried again in {lives.span(again)}, or, where you wish "
+            "it, at once with a higher --at-most",
         )
 
 

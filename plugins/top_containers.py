@@ -8,7 +8,7 @@ import sys
 from collections import namedtuple
 from time import monotonic, sleep, strftime
 
-from sensu_lxc import accounting, cgroups, network, plugin, render, states, table
+from sensu_lxc import accounting, cgroups, inventory, network, plugin, render, states, table
 from sensu_lxc.errors import CannotObserve, NotThere
 from sensu_lxc.findings import Finding, State
 from sensu_lxc.history import differences
@@ -33,7 +33,6 @@ ORPHAN_BESIDE = "+ORPHANED"
 TROUBLE = (states.ORPHANED, states.UNRESPONSIVE, ORPHAN_BESIDE)
 STOPPED = ("STOPPED", "STOPPED?")
 COLOURS = dict.fromkeys(STOPPED, table.DIM) | {"FROZEN": table.CYAN}
-ABSENT = "no such container here, or it is not running and hidden from this user"
 
 # What was read of a container; state: a word of states.py, with ORPHAN_BESIDE where an earlier life runs on beside it,
 # with a ? where it may run all the same, "" where it can't be told; the others are None where they could not be read.
@@ -164,7 +163,7 @@ Keys: """
         self.rows = self.compared(before, self.looks())
         yield Finding(State.OK, "", f"{len(self.rows)} containers")
         for name in self.missing:
-            yield Finding(State.UNKNOWN, name, ABSENT)
+            yield Finding(State.UNKNOWN, name, inventory.absent(name))
 
     def output(self, status: State, findings: Sequence[Finding]) -> str:
         rows = self.sorted(self.rows)
@@ -237,7 +236,7 @@ Keys: """
         if troubled:
             yield "see to " + ", ".join(f"{row.name} ({row.state})" for row in troubled), table.RED
         if self.missing:
-            yield f"{', '.join(self.missing)}: {ABSENT}", table.YELLOW
+            yield "; ".join(f"{name}: {inventory.absent(name)}" for name in self.missing), table.YELLOW
         for sentence in self.unseen:
             yield sentence, table.DIM
 

@@ -98,9 +98,8 @@ class Watch:
         self._check, self._how, self._host = options, options.reporting, options.host
         self._expect, self._settle = options.options.expect, options.options.settle
         self._outbox = Outbox(self._how.agent)
-        self._memory = sweep.Memory(self._host, options.options.state_dir, [CHECK, *options.arguments])
+        self._memory = sweep.Memory(self._host, options.options.state_dir, self._how, options.arguments)
         self._known = dict(self._memory.before)
-        options.reported = self._known
         self._parting: set[str] = set()
         self._lock = threading.Lock()  # of what follows
         self._told: dict[str, tuple[State, str]] = {}  # by entity
@@ -115,15 +114,26 @@ class Watch:
         """Until a signal."""
         ear, mouth = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(mouth, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._end)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+                signal.signal(number, self._end)
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # one connection for each container
         poll = select.poll()
         poll.register(ear, select.POLLIN)
         followers = Followers(self._host, poll)
+        followers.scan(monotonic())  # before anybody else here asks the monitors, see Followers
         for work in (self._outbox.run, self._look_now_and_then):
             threading.Thread(target=guarded, args=(work,), daemon=True).start()
+        try:
+            self._listen(followers, poll, ear)
+        finally:
+            followers.close()
+        left = self._outbox.close(FAREWELL_SECONDS)
+        say(f"ended by a signal{f', {left} results not delivered' if left else ''}")
+
+    def _listen(self, followers: Followers, poll: select.poll, ear: int) -> None:
+        """Hear what the monitors tell, until a signal."""
         is_said = False
         while not self._ending:
             now = monotonic()
@@ -147,8 +157,6 @@ class Watch:
                         self._due[directory] = 0.0
                     else:
                         self._due.setdefault(directory, monotonic() + PASSING_SECONDS)
-        left = self._outbox.close(FAREWELL_SECONDS)
-        say(f"ended by a signal{f', {left} results not delivered' if left else ''}")
 
     def _end(self, *_: object) -> None:
         self._ending = True
@@ -168,6 +176,7 @@ class Watch:
         began = monotonic()
         found: Inventory | None = None
         seen: dict[str, states.State | CannotObserve] = {}
+        self._check.reported = sweep.meant(self._check.options, self._known)
         try:
             found = self._check.inventory()
             chosen = [one for one in found.containers if only is None or one.directory in only]
@@ -240,8 +249,12 @@ class Watch:
         now = self._know(
             found, set() if found is None else {one.label for one in found.containers} | set(found.missing)
         )
-        for entity, words in sweep.gone(self._host, self._known, now, found).items():
-            if entity not in self._parting:
+        for entity, one in self._memory.inherit().items():
+            self._known.setdefault(entity, one)
+        for entity, words in sweep.gone(self._host, self._known, now, found, self._memory.elsewhere).items():
+            if not words:
+                del self._known[entity]
+            elif entity not in self._parting:
                 self._parting.add(entity)
                 self._told.pop(entity, None)
                 self._outbox.put(sweep.farewell(self._how, NAME, entity, words, time()))

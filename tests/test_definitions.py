@@ -342,3 +342,14 @@ def _without_duplicates(pairs: "list[tuple[str, Any]]") -> "dict[str, Any]":
     content = dict(pairs)
     assert len(content) == len(pairs)
     return content
+
+
+def test_the_units_memory_lies_where_systemd_keeps_it() -> None:
+    """Else who goes away while the host boots is never told so, and his ttl alarms for ever."""
+    with open(os.path.join(CHECKS, "systemd/sensu-lxc-watch.service"), encoding="utf-8") as file:
+        lines = file.read().splitlines()
+    settings = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+    script, *arguments = shlex.split(settings["ExecStart"].replace("%S", "/var/lib"))
+    options = importlib.import_module(os.path.basename(script)[: -len(".py")]).WatchContainerState(arguments).options
+    assert options.state_dir == f"/var/lib/{settings['StateDirectory']}"
+    assert settings["StateDirectoryMode"] == "0700", "nobody else may write there"

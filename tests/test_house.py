@@ -45,6 +45,20 @@ NEVER = {
 }  # fmt: skip
 
 
+def test_the_version_is_the_newest_of_the_changelog() -> None:
+    package = configparser.ConfigParser()
+    package.read(ROOT / "setup.cfg", encoding="utf-8")
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert newest and package["metadata"]["version"] == newest[1]
+
+
+def test_the_table_of_contents_leads_to_each_section() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    sections = re.findall(r"^##+ (.+)$", text, re.MULTILINE)
+    anchors = [re.sub(r"[^\w -]", "", section.lower()).replace(" ", "-") for section in sections]
+    assert re.findall(r"\]\(#([^)]*)\)", text.partition("\n## ")[0]) == anchors
+
+
 def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 

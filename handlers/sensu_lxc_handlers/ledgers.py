@@ -5,6 +5,7 @@ import os
 from . import settings
 from .ledger import Book, Ledger
 from .outcome import clean
+from .store import check_writable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,18 +23,9 @@ def open_ledger(script: "Fenced", wanted: "JenkinsSettings", patience: float, re
         ledger: Book = RedisLedger(wanted.ledger, password, patience, read_only)
     else:
         ledger = Ledger(wanted.ledger, patience, read_only)
-        if read_only and not _may_write(wanted.ledger):
-            script.notes.append(f"user {os.geteuid()} can't write {clean(wanted.ledger)}: without --dry-run an ERROR")
-    if ledger.is_new:
+        if script.options.dry_run:
+            check_writable(wanted.ledger, f"the ledger {wanted.ledger}", "ledger")
+    if ledger.is_new and not read_only:
         script.notes.append(f"the ledger {clean(wanted.ledger)} is new: what was asked for before is not known")
     script.notes += ledger.notes
     return ledger
-
-
-def _may_write(path: str) -> bool:
-    if os.path.exists(path) and not os.access(path, os.W_OK):
-        return False
-    folder = os.path.dirname(path)
-    while not os.path.exists(folder):
-        folder = os.path.dirname(folder)
-    return os.access(folder, os.W_OK | os.X_OK)

@@ -264,8 +264,7 @@ def by_sendmail(wanted: MailSettings, content: bytes, deadline: float) -> Taken:
             start_new_session=True
         )  # fmt: skip
     except OSError as error:
-        text = f"{clean(wanted.sendmail)}: {error.strerror}: install a mail system, or name it in `sendmail`"
-        raise Undelivered("rejected", text) from None
+        raise _can_not_run(wanted, error.strerror) from None
     try:
         said, _ = process.communicate(content.replace(b"\r\n", b"\n"), max(0.1, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
@@ -280,6 +279,22 @@ def by_sendmail(wanted: MailSettings, content: bytes, deadline: float) -> Taken:
         why = clean(said.decode("utf-8", "replace").strip(), 160) or "it said nothing"
         raise Undelivered(code, f"{clean(wanted.sendmail)} ended with {process.returncode}: {why}: see in its log why")
     return Taken(wanted.sendmail, [])
+
+
+def by_sendmail_if_it_can_run(wanted: MailSettings) -> Taken:
+    """What by_sendmail() answers where all goes well, by a look at the program. Raises Undelivered."""
+    try:
+        os.stat(wanted.sendmail)
+    except OSError as error:
+        raise _can_not_run(wanted, error.strerror) from None
+    if not os.path.isfile(wanted.sendmail) or not os.access(wanted.sendmail, os.X_OK):
+        raise _can_not_run(wanted, "Permission denied")
+    return Taken(wanted.sendmail, [])
+
+
+def _can_not_run(wanted: MailSettings, why: "str | None") -> Undelivered:
+    text = f"{clean(wanted.sendmail)}: {why}: install a mail system, or name it in `sendmail`"
+    return Undelivered("rejected", text)
 
 
 def _local_time(executed: "int | None") -> str:

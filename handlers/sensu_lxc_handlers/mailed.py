@@ -20,7 +20,7 @@ from .event import Event
 from .fleet import Moment, elapsed
 from .outcome import LedgerUnusable, clean
 from .policy import Hold, duration
-from .store import Explained
+from .store import Explained, check_writable
 
 OK, FLAPPING = "OK", "FLAPPING"
 # Beside a severity, where it isn't what a check found out: Sensu itself misses its results.
@@ -138,7 +138,15 @@ def decide(
     return News(state, state, None, False)
 
 
-def told_by_itself(event: Event, now: Moment) -> "Mailed | None":
+def without_memory(event: Event, now: Moment, severities: "frozenset[str]") -> "News | Hold":
+    """decide() for want of a memory. A Hold then says nothing of what was mailed: nobody knows."""
+    news = decide(event, _told_by_itself(event, now), now, 0, severities)
+    if isinstance(news, Hold) and news.code != "severity":
+        return Hold(news.code, f"nothing is mailed, as by its own account it was {state_of(event)} before already")
+    return news
+
+
+def _told_by_itself(event: Event, now: Moment) -> "Mailed | None":
     """What the event says of the one before it, as if that had been mailed: for want of a memory."""
     state = state_of(event)
     if state == FLAPPING or (event.occurrences or 1) > 1:
@@ -161,7 +169,9 @@ class Memory:
         self._lock = -1
 
     def peek(self) -> "Mailed | None":
-        """The latest mail, for somebody who won't send one: nothing is made, nobody is waited for."""
+        """The latest mail, for a dry run: nothing is made, nobody is waited for, but what could not be made is told."""
+        for path in (self._path, self._path + ".lock"):
+            check_writable(path, self._named(), "state_file")
         with self._explained():
             there = os.path.exists(self._path) and os.path.getsize(self._path)
             return self._latest("ro") if there else None

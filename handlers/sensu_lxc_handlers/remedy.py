@@ -43,18 +43,19 @@ _SEVERITIES = {"warning": 1, "critical": 2}
 # What Core writes as the origin of a result that came by POST /results.
 _THROUGH_CORES_API = "sensu-api"
 _OUTPUT_CHARACTERS = 4096
+_SHOWN = 3
 _PLACEHOLDER = re.compile(r"\{\w*\}")
 _MONTH = 30 * 86400
 _BUDGET = (3, 3600.0)
 
 
 class Action(namedtuple(
-    "Action", "name check pattern entities severities least most output cooldown budget budget_seconds")):  # fmt: skip
+    "Action", "name check patterns entities severities least most output cooldown budget budget_seconds")):  # fmt: skip
     """What a host may be asked for, and when.
 
     name      as the settings call it
     check     Sensu's check to ask for, with {entity} and {check}
-    pattern, entities  globs of the checks and the clients or entities whose events it is for
+    patterns, entities  globs of the checks and the clients or entities whose events it is for, one of which must fit
     severities  statuses, such as (2,)
     least, most  which of the occurrences in a row; most 0: all the later ones
     output    compiled pattern that the output must hold, or None
@@ -64,14 +65,20 @@ class Action(namedtuple(
 
     __slots__ = ()
 
-    def fits(self, event: Event) -> bool:
-        """Whether it is for this event, whichever occurrence it is."""
-        return (
-            fnmatchcase(event.check, self.pattern)
-            and fnmatchcase(event.entity, self.entities)
-            and event.status in self.severities
-            and (self.output is None or self.output.search(event.output[:_OUTPUT_CHARACTERS]) is not None)
-        )
+    def misfit(self, event: Event) -> "tuple[int, str]":
+        """(how many of its conditions fit, what the next one wants) where it is not for this event, else (4, "").
+
+        Whichever occurrence it is.
+        """
+        if not any(fnmatchcase(event.check, pattern) for pattern in self.patterns):
+            return 0, f"is for the check {clean(' or '.join(self.patterns), 80)}"
+        if not any(fnmatchcase(event.entity, pattern) for pattern in self.entities):
+            return 1, f"is for the entity {clean(' or '.join(self.entities), 80)}"
+        if event.status not in self.severities:
+            return 2, f"is for {' or '.join(word for word, status in _SEVERITIES.items() if status in self.severities)}"
+        if self.output is not None and not self.output.search(event.output[:_OUTPUT_CHARACTERS]):
+            return 3, f"wants {clean(self.output.pattern, 80)} in its output"
+        return 4, ""
 
     def asked_check(self, event: Event) -> str:
         """The name of Sensu's check to ask for."""
@@ -117,9 +124,13 @@ def chosen(event: Event, wanted: "Iterable[Action]", wishes: "Iterable[Action]")
     wishes = list(wishes)
     if not wishes:
         return Hold("off", "its check or entity switched remediation off")
-    fitting = [action for action in wishes if action.fits(event)]
+    misfits = {action: action.misfit(event) for action in wishes}
+    fitting = [action for action, (_, why) in misfits.items() if not why]
     if not fitting:
-        return Hold("no-action", "no action is for it")
+        nearest = max(count for count, _ in misfits.values())
+        why = [f"{action.name} {why}" for action, (count, why) in misfits.items() if count == nearest]
+        more = f", and {len(why) - _SHOWN} more" if len(why) > _SHOWN else ""
+        return Hold("no-action", f"no action is for it: {'; '.join(why[:_SHOWN])}{more}")
     if event.occurrences is None:
         return Hold("occurrences", "it does not say how often in a row it was so")
     early = [action for action in fitting if event.occurrences < action.least]
@@ -258,15 +269,23 @@ def _action(key: str, name: str, value: object, where: str) -> Action:
         output = re.compile(when.text("output")) if when.given.get("output") else None
     except re.error as error:
         raise Misconfigured(f"{key}.when.output is no regular expression: {clean(str(error), 80)}") from None
+    patterns = {word: _patterns(f"{key}.when.{word}", when.given.get(word, "*")) for word in ("check", "entity")}
     settings = {
         **_severities(f"{key}.when.severities", when.given.get("severities", ["critical"])),
         **_occurrences(f"{key}.when.occurrences", when.given.get("occurrences", [1, 0])),
     }
     budget = _budget(f"{key}.budget", given.given["budget"]) if "budget" in given.given else _BUDGET
     return Action(
-        name=name, check=check, pattern=when.text("check"), entities=when.text("entity") or "*", output=output,
+        name=name, check=check, patterns=patterns["check"], entities=patterns["entity"], output=output,
         budget=budget[0], budget_seconds=budget[1], cooldown=given.seconds("cooldown", 600, 0, _MONTH), **settings,
     )  # fmt: skip
+
+
+def _patterns(where: str, value: object) -> "tuple[str, ...]":
+    patterns = _words(where, value)
+    if not all(patterns) or not patterns:
+        raise Misconfigured(f'{where} must be a pattern, such as "check_*", or a list of them')
+    return tuple(patterns)
 
 
 def _severities(where: str, value: object) -> "dict[str, object]":

@@ -42,6 +42,9 @@ _RULES = ("cooldown", "max_age", "breaches", "min", "max", "step", "budget", "br
 _OF_GROUPS = (*_RULES, "job", "parameters", "decommission_job", "placement", "verify_command")
 # Whoever runs an agent says what its events wish, so that they choose among what the settings name, below their max.
 _BY_EVENTS = (*_RULES, "group", "job")
+# Those that only the reconciler decides by. It looks at whole groups, whose members may wish different things, so it
+# takes the settings alone.
+OF_RECONCILER = ("min", "quiet", "cooldown_in")
 _MATCHES = ("check", "entity", "namespace")
 
 

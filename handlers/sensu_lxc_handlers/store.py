@@ -195,6 +195,23 @@ class Explained:
             raise LedgerUnusable(f"{self._what}: {said}: {remedy}") from None
 
 
+def check_writable(path: str, what: str, setting: str) -> None:
+    """Raises LedgerUnusable where the file at path could not be written, or made with its folder.
+
+    For a dry run, which tries neither. what and setting: as for Explained.
+    """
+    folder = os.path.dirname(path)
+    while not os.path.exists(folder):
+        folder = os.path.dirname(folder)
+    # SQLite's journal lies beside the file.
+    may = os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)
+    if os.path.exists(path):
+        may = may and os.path.isfile(path) and os.access(path, os.R_OK | os.W_OK)
+    with Explained(what, setting, ""):
+        if not may:
+            raise OSError(errno.EACCES, "it can't be written")
+
+
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 

@@ -9,7 +9,7 @@ from .fleet import Moment
 from .outcome import clean
 from .policy import Hold
 from .remedy import ASKED, COUNTED, FAILED, INTENT, STATES, UNKNOWN, WELL, Act, Try
-from .store import Store
+from .store import Store, check_writable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,11 +36,13 @@ _OPEN = f"('{ASKED}', '{UNKNOWN}')"
 
 
 class Tries:
-    """The file at path; see Store for patience, read_only and errors."""
+    """The file at path; see Store for patience and errors. read_only: for a dry run, which fails likewise."""
 
     def __init__(self, path: str, patience: float, read_only: bool = False) -> None:
         self._read_only = read_only
         first = "look in the handler's log what was asked for lately"
+        if read_only:
+            check_writable(path, f"the ledger {path}", "ledger")
         self._store = Store(path, _SCHEMA, _VERSION, patience, read_only, first)
         self._db = self._store.db
 
@@ -102,7 +104,8 @@ class Tries:
             last = self._try(row, event)
             if last.state == WELL:
                 return None
-            self._db.execute("UPDATE tries SET state = ? WHERE number = ?", (WELL, last.number))
+            if not self._read_only:
+                self._db.execute("UPDATE tries SET state = ? WHERE number = ?", (WELL, last.number))
             return last
 
     def _known(self, event: Event) -> "list[Try]":

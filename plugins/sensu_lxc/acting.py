@@ -14,6 +14,7 @@ from argparse import ArgumentTypeError
 from time import monotonic, sleep
 
 from sensu_lxc import commands, inventory, monitor, owned, states
+from sensu_lxc.errors import CannotObserve
 from sensu_lxc.options import Misuse
 from sensu_lxc.owned import CannotAct
 from sensu_lxc.render import text
@@ -186,6 +187,14 @@ class Work:
         """Its state now. Raises CannotObserve."""
         return owned.state(self.host, self.lxcpath, self.name, max(self.left(), 0.5))
 
+    def _seen(self) -> str:
+        """Its state now, "" where that can't be told, as for a moment where it starts or ends: one looks again."""
+        try:
+            name: str = self.state().name
+        except CannotObserve:
+            return ""
+        return name
+
     def left(self) -> float:
         """How many seconds there are until the deadline."""
         return max(0.0, self.deadline - monotonic())
@@ -242,7 +251,7 @@ class Work:
         pid, since = 0, monotonic()
         while not pid or monotonic() - since < PROOF_SECONDS:
             self.pause(STEP_SECONDS, f"{self.name} is not up after {self.seconds:g} s")
-            seen = self.state().name
+            seen = self._seen()
             if seen in ("STOPPED", states.ORPHANED):
                 raise CannotAct(f"{self.name} stopped again right after its start; see {log}, and its console")
             now = self.init_pid() if seen == "RUNNING" else 0
@@ -264,9 +273,10 @@ class Work:
         self.run(argv, keep_open=self._lock, seconds=whole + 2)
         until = monotonic() + 1  # lxc-stop is back before the monitor is gone
         while monotonic() < until:
-            if self.state().name == "STOPPED":
+            seen = self._seen()
+            if seen == "STOPPED":
                 return True
-            if self.state().name == "RUNNING":
+            if seen == "RUNNING":
                 break
             self.pause(STEP_SECONDS)
         self.say(f"{self.name} did not stop within {whole} s of being asked to; ending it")

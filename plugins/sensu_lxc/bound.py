@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # signal makes enums of it, which costs a check 0.5 ms
 import os
+import sys
 from time import monotonic
 
 from sensu_lxc.errors import CannotObserve
@@ -23,15 +24,61 @@ _KILLED_SECONDS = 0.2  # within which whatever can be killed has ended
 _READER_SECONDS = 1.0  # how long whoever reads stdout may take once the time is up
 
 
-def say(words: str | bytes, descriptor: int = 1) -> bool:
-    """Write a line or more to stdout (or stderr), whatever its encoding, bytes as they are; False where that failed."""
+def speak(status: int, words: str | bytes, aside: bytes = b"", seconds: float = 10.0) -> NoReturn:
+    """Say words on stdout, what is beside them on stderr, and end the process with the status.
+
+    words: without the end of their line, or bytes as they are; seconds: how long whoever reads may take. What could not
+    be said is not OK, and is said on stderr.
+    """
+    raw = words.encode("utf-8", "replace") + b"\n" if isinstance(words, str) and words else words or b""
+    assert isinstance(raw, bytes)
+    # As they were for whoever started us: now nobody else is to be told of them.
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+    _signal.signal(_signal.SIGALRM, _stop)
+    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (*_AWAITED, _signal.SIGALRM))
+    if not _said(raw, 1, seconds):
+        status = status or _UNKNOWN
+        aside += raw
+    _said(aside, 2, _READER_SECONDS)
+    os._exit(status)
+
+
+def end_with_stdout(status: int) -> NoReturn:
+    """Say what was printed, and end. It is less than Python keeps before it writes."""
+    _signal.signal(_signal.SIGALRM, _stop)
+    _signal.setitimer(_signal.ITIMER_REAL, 10.0)
+    try:
+        sys.stdout.flush()
+    except (AttributeError, OSError, ValueError, _TimeIsUp):  # None where stdout was closed
+        speak(_UNKNOWN, b"", b"stdout takes nothing\n")
+    os._exit(status)
+
+
+def _said(raw: bytes, descriptor: int, seconds: float) -> bool:
+    _signal.setitimer(_signal.ITIMER_REAL, seconds)
+    try:
+        return say(raw, descriptor)
+    except _TimeIsUp:
+        return False
+    finally:
+        _signal.setitimer(_signal.ITIMER_REAL, 0)
+
+
+class _TimeIsUp(Exception):
+    pass
+
+
+def _stop(number: int, frame: object) -> NoReturn:
+    raise _TimeIsUp
+
+
+def say(words: str | bytes, descriptor: int) -> bool:
+    """Write a line or more to stdout or stderr, whatever its encoding, bytes as they are; False where that failed."""
     raw = words if isinstance(words, bytes) else words.encode("utf-8", "replace") + b"\n"
     data = memoryview(raw)  # of which slices are no copies: metrics are megabytes
     try:
         while data:
             data = data[os.write(descriptor, data) :]
-    except TimeoutError:
-        raise
     except OSError:
         return False
     return True
@@ -57,23 +104,41 @@ def go_apart(name: str, arguments: Sequence[str], seconds: float) -> None:
 
         stuck.refuse(folder, arguments)
     _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)  # ignored, as some daemons leave it, no status would be told
-    before = _signal.pthread_sigmask(_signal.SIG_BLOCK, _AWAITED)
     try:
         heard, aside = _in_memory("stdout"), _in_memory("stderr")
+    except OSError as error:
+        raise CannotObserve(f"cannot make a file in memory: {error.strerror}; see ulimit -n and -f") from None
+    before = _signal.pthread_sigmask(_signal.SIG_BLOCK, _AWAITED)
+    try:
         pid = os.fork()
     except OSError as error:
         raise CannotObserve(f"cannot start a process: {error.strerror}; is its user or cgroup at its limit?") from None
     if pid:
-        _wait(name, pid, heard, aside, seconds, lambda: _note(folder, arguments, pid))
+        try:
+            _wait(name, pid, heard, aside, seconds, lambda: _note(folder, arguments, pid))
+        finally:  # whatever went wrong here, nobody would hear it
+            os.kill(pid, _signal.SIGKILL)
+    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+        _signal.signal(_signal.SIGINT, _interrupt_once)
     _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
     # Should the one who waits be killed, nobody else would end this one. What it starts has no such timer.
     _signal.signal(_signal.SIGALRM, _signal.SIG_DFL)
     _signal.setitimer(_signal.ITIMER_REAL, seconds + _READER_SECONDS)
-    null = os.open("/dev/null", os.O_RDONLY)
+    try:
+        null = os.open("/dev/null", os.O_RDONLY)
+    except OSError:  # a chroot
+        null = aside
     for source, target in ((null, 0), (heard, 1), (aside, 2)):
         if source != target:
             os.dup2(source, target)
-            os.close(source)
+    for one in {null, heard, aside} - {0, 1, 2}:
+        os.close(one)
+
+
+def _interrupt_once(number: int, frame: object) -> NoReturn:
+    """A terminal's ^C reaches both processes, and the one that waits passes it on."""
+    _signal.signal(number, _signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _in_memory(name: str) -> int:
@@ -97,51 +162,32 @@ def _wait(name: str, pid: int, heard: int, aside: int, seconds: float, left_behi
         problem = (
             f"not finished after {seconds:g} s; something it reads does not answer, or give it longer with --timeout"
         )
-        _speak(_UNKNOWN, f"{name} UNKNOWN: {problem}\n".encode(), b"", _READER_SECONDS)
+        speak(_UNKNOWN, f"{name} UNKNOWN: {problem}", seconds=_READER_SECONDS)
     words, more = _all_of(heard), _all_of(aside)
     if status < 0:
-        words = f"{name} UNKNOWN: signal {-status} ended the process that looked\n".encode()
+        words = f"{name} UNKNOWN: signal {-status} ended it before it was done\n".encode()
         status = _UNKNOWN
-    _speak(status, words, more, max(0.0, end - monotonic()) + _READER_SECONDS)
+    elif status and not words and not more:
+        words = (
+            f"{name} UNKNOWN: nothing was said with status {status}; is a file's size limited (ulimit -f)?\n".encode()
+        )
+    speak(status, words, more, max(0.0, end - monotonic()) + _READER_SECONDS)
 
 
 def _ended(pid: int, end: float) -> int | None:
     """The exit status of a process, or minus the signal that ended it; None where it runs on. Signals are passed on."""
     while True:
         about = _signal.sigtimedwait(_AWAITED, max(0.0, end - monotonic()))
-        number = _signal.SIGCHLD if about is None else about.si_signo
-        if number == _signal.SIGCHLD:
+        # Interrupted when no time was left, CPython (to 3.13 at least) tells of a signal that there was none.
+        is_late = about is None or monotonic() >= end
+        if is_late or about.si_signo == _signal.SIGCHLD:
             found, status = os.waitpid(pid, os.WNOHANG)
             if found:
                 return os.waitstatus_to_exitcode(status)
-            if about is None:
+            if is_late:
                 return None
-        elif number != _signal.SIGINT:  # a terminal's ^C reaches both
-            os.kill(pid, number)
-
-
-def _speak(status: int, words: bytes, aside: bytes, seconds: float) -> NoReturn:
-    """Say it and end, even where nobody reads: what could not be said is not OK, and is said on stderr."""
-    _signal.signal(_signal.SIGALRM, _stop)
-    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, [_signal.SIGALRM])
-    _signal.setitimer(_signal.ITIMER_REAL, seconds)
-    try:
-        say(aside, 2)
-        is_said = say(words)
-    except TimeoutError:
-        is_said = False
-    if not is_said:
-        status = status or _UNKNOWN
-        _signal.setitimer(_signal.ITIMER_REAL, _READER_SECONDS)
-        try:
-            say(words, 2)
-        except TimeoutError:
-            pass
-    os._exit(status)
-
-
-def _stop(number: int, frame: object) -> NoReturn:
-    raise TimeoutError
+        else:
+            os.kill(pid, about.si_signo)
 
 
 def _all_of(descriptor: int) -> bytes:

@@ -510,15 +510,20 @@ class Cgroups:
                 except (NotThere, NotAllowed):
                     continue
 
+    def _hides_processes(self) -> bool:
+        try:
+            self._host.value("/proc/1/status")
+        except (NotThere, NotAllowed):
+            return True
+        return False
+
     def inits_elsewhere(self, hierarchy: Hierarchy) -> list[str]:
         """The cgroups, none of LXC's own names, of processes that are pid 1 one pid namespace below ours.
 
         Raises CannotObserve where other users' processes are hidden.
         """
-        try:
-            self._host.value("/proc/1/status")
-        except (NotThere, NotAllowed):
-            raise CannotObserve("the processes of others are hidden (hidepid)") from None
+        if self._hides_processes():
+            raise CannotObserve("the processes of others are hidden (hidepid)")
         found = []
         controller = hierarchy.controller if hierarchy.version == 1 else ""
         for pid, status in self._processes():
@@ -695,6 +700,17 @@ class Cgroups:
         Init is the process in its cgroup that is pid 1 one pid namespace below the monitor's. One inside the container
         can't look so: whatever namespace it makes lies deeper.
         """
+        try:
+            return self._init_pid(container)
+        except CannotObserve as problem:
+            if not self._hides_processes():
+                raise
+            raise CannotObserve(
+                "/proc hides other users' processes from this one (hidepid), and with them the container's init; run "
+                "as root, or as a member of the group that its gid= names"
+            ) from problem
+
+    def _init_pid(self, container: Container) -> int:
         hierarchy = self.payload_hierarchy()
         place = self.directory(container, hierarchy)
         hidden = None

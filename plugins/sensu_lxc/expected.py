@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sensu_lxc import states
+from sensu_lxc import inventory, states
 from sensu_lxc.findings import Finding, State
 
 TYPE_CHECKING = False  # importing typing for it would cost a check 3 ms
@@ -15,11 +15,15 @@ PASSING = {("RUNNING", "STARTING"), ("STOPPED", "STOPPING"), ("FROZEN", "FREEZIN
 
 
 def absent(name: str, lxcpaths: Sequence[str] = ()) -> Finding:
-    """What it means that a container that was named is not there. lxcpaths: where alone it was looked for."""
-    if lxcpaths:
-        words = f"does not exist in {' or '.join(lxcpaths)}, which is where -P looks for it"
+    """What it means that a container that was named is not there, or that a pattern means none.
+
+    lxcpaths: where alone it was looked for.
+    """
+    where = f" in {' or '.join(lxcpaths)}, which is where -P looks for it" if lxcpaths else ""
+    if inventory.is_pattern(name):
+        words = f"no container matches that pattern{where}"
     else:
-        words = "does not exist: no lxcpath defines it and no monitor runs for it"
+        words = "does not exist" + (where or ": no lxcpath defines it and no monitor runs for it")
     return Finding(State.CRITICAL, name, words)
 
 

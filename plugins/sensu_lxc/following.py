@@ -93,19 +93,26 @@ class Followers:
         is_followed = self._follow(follower.directory, state, None)
         return follower.directory, state in _STEADY or not is_followed
 
+    def close(self) -> None:
+        """Leave all monitors, each without a trace."""
+        for descriptor in list(self._by_descriptor):
+            self._leave(descriptor)
+
     def _follow(self, directory: str, known: int | None, tree: cgroups.Cgroups | None) -> bool:
-        sock = Socket(AF_UNIX, SOCK_STREAM | _SOCK_CLOEXEC | _SOCK_NONBLOCK)
         try:
-            address = inventory.running_container(directory).address
-            sock.connect(b"\0" + address.encode("utf-8", "surrogateescape"))
-            uid = unpack(_PEER, sock.getsockopt(SOL_SOCKET, SO_PEERCRED, 12))[1]
-            if tree is not None and not tree.may_monitor(uid, directory.rpartition("/")[0]):
-                raise CannotObserve(f"its socket is held by uid {uid}, who owns no container there")
-            # The monitor serves only whom the kernel vouches for.
-            credentials = [(SOL_SOCKET, SCM_CREDENTIALS, pack(_PEER, os.getpid(), os.getuid(), os.getgid()))]
-            sock.sendmsg([lxc_monitor.request(known)], credentials)
+            if tree is not None:
+                # A watch that was killed could not say farewell. What the monitor keeps of it goes by the number of a
+                # descriptor, which is the lowest free one and so ours now, unless somebody else asks at this moment.
+                stranger = _connected(directory, tree)
+                _say(stranger, lxc_monitor.farewell())
+                stranger.close()
+            sock = _connected(directory, tree)
+            try:
+                _say(sock, lxc_monitor.request(known))
+            except OSError:
+                sock.close()
+                raise
         except (OSError, CannotObserve) as problem:
-            sock.close()
             if not isinstance(problem, ConnectionError):
                 self._put_off(directory, problem)
             return False
@@ -122,4 +129,28 @@ class Followers:
         follower = self._by_descriptor.pop(descriptor)
         self._poll.unregister(descriptor)
         self._followed.discard(follower.directory)
+        try:
+            _say(follower.sock, lxc_monitor.farewell())
+        except OSError:  # it hung up itself, or takes nothing more
+            pass
         follower.sock.close()
+
+
+def _connected(directory: str, tree: cgroups.Cgroups | None) -> Socket:
+    """A connection to the monitor of a container; with a tree only where it may be its monitor."""
+    sock = Socket(AF_UNIX, SOCK_STREAM | _SOCK_CLOEXEC | _SOCK_NONBLOCK)
+    try:
+        address = inventory.running_container(directory).address
+        sock.connect(b"\0" + address.encode("utf-8", "surrogateescape"))
+        uid = unpack(_PEER, sock.getsockopt(SOL_SOCKET, SO_PEERCRED, 12))[1]
+        if tree is not None and not tree.may_monitor(uid, directory.rpartition("/")[0]):
+            raise CannotObserve(f"its socket is held by uid {uid}, who owns no container there")
+    except (OSError, CannotObserve):
+        sock.close()
+        raise
+    return sock
+
+
+def _say(sock: Socket, request: bytes) -> None:
+    # The monitor serves only whom the kernel vouches for.
+    sock.sendmsg([request], [(SOL_SOCKET, SCM_CREDENTIALS, pack(_PEER, os.getpid(), os.getuid(), os.getgid()))])

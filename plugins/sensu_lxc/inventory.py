@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import namedtuple
 
 from sensu_lxc.errors import CannotObserve, NotAllowed, NotThere
@@ -24,6 +25,10 @@ _PROXMOX = "/etc/pve/lxc"
 _DEFAULT_LXCPATH = "/var/lib/lxc"
 _MAGIC = frozenset("*?[")
 _INCLUDES_AT_MOST = 32
+
+
+class NoContainer(CannotObserve):
+    """There is none that is meant, and all was looked at: a count may take it for 0."""
 
 
 class Container(namedtuple("Container", "name lxcpath defined has_monitor label")):
@@ -66,11 +71,13 @@ def take(
     names: Sequence[str] = (),
     exclude: Sequence[str] = (),
     lxcpaths: Sequence[str] = (),
+    advice: str = "run as root, or name the containers with -n",
 ) -> Inventory:
     """Find the containers that the user means.
 
     names, exclude: names or shell patterns, no name meaning every container; lxcpaths: none means where this host's
-    LXC, LXD and Incus keep theirs, and wherever else a monitor runs. Raises CannotObserve where nothing can be seen.
+    LXC, LXD and Incus keep theirs, and wherever else a monitor runs; advice: where one can't be listed. Raises
+    NoContainer where there is none, CannotObserve where nothing can be seen.
     """
     running, hashed = command_sockets(host)
     unseen: list[str] = []
@@ -88,12 +95,12 @@ def take(
             for name in literal:
                 directory = f"{path}/{name}"
                 # What runs needs no look for its definition.
-                is_defined = True if directory in running else _is_defined(host, path, name)
-                if is_defined is not False:
-                    defined[directory] = is_defined
+                known = True if directory in running else is_defined(host, path, name)
+                if known is not False:
+                    defined[directory] = known
     else:
         for path in paths:
-            _list_definitions(host, path, running, defined, unseen)
+            _list_definitions(host, path, running, defined, unseen, advice)
     if hashed:
         by_hash = {net_unix.socket_name(directory)[: -len("/command")]: directory for directory in defined}
         running.update(by_hash[one] for one in hashed if one in by_hash)
@@ -118,9 +125,10 @@ def take(
     wanted, missing = _without(found, wanted, missing, exclude)
     if meant and not wanted and not missing:
         rest = f"; besides, {'; '.join(unseen)}" if unseen else ""
-        raise CannotObserve(f"--exclude leaves none of {meant} container{'' if meant == 1 else 's'}{rest}")
+        of = f"none of {meant} containers" if meant > 1 else "out the one container that is meant"
+        raise (CannotObserve if unseen else NoContainer)(f"--exclude leaves {of}{rest}")
     if not meant and not unseen:
-        raise CannotObserve(f"no container here: there is none in {' or '.join(paths)}; -P names another lxcpath")
+        raise NoContainer(f"no container here: there is none in {' or '.join(paths)}; -P names another lxcpath")
     twice = _duplicates(found.values())
     # Without a definition it runs all the same; only who may look everywhere knows that it has none.
     undefined = None if names or unseen else False
@@ -204,7 +212,7 @@ def _real_lxcpaths(host: Host, directories: set[str]) -> dict[str, str]:
     return {path: host.real(path) for path in {one.rpartition("/")[0] for one in directories}}
 
 
-def _is_defined(host: Host, lxcpath: str, name: str) -> bool | None:
+def is_defined(host: Host, lxcpath: str, name: str) -> bool | None:
     """Whether lxcpath defines name; None where this user may not look."""
     if name in ("", ".", "..") or "/" in name:
         return False
@@ -237,6 +245,7 @@ def _list_definitions(
     running: set[str],
     defined: dict[str, bool | None],
     unseen: list[str],
+    advice: str,
 ) -> None:
     if lxcpath == _DEFAULT_LXCPATH:
         try:
@@ -252,7 +261,7 @@ def _list_definitions(
     except NotThere:
         return
     except CannotObserve as error:
-        unseen.append(f"{error}; run as root, or name the containers with -n")
+        unseen.append(f"{error}; {advice}")
         return
     for name in names:
         # lost+found is there where the lxcpath is a filesystem of its own.
@@ -261,7 +270,7 @@ def _list_definitions(
         directory = f"{lxcpath}/{name}"
         # What runs in a directory of that name needs no look into it.
         is_lxds = lxcpath in LXD_PATHS and not host.is_file(directory)
-        if directory in running or is_lxds or (lxcpath not in LXD_PATHS and _is_defined(host, lxcpath, name)):
+        if directory in running or is_lxds or (lxcpath not in LXD_PATHS and is_defined(host, lxcpath, name)):
             defined[directory] = True
 
 
@@ -286,6 +295,24 @@ def _without(
         wanted = {directory for directory in wanted if not left_out(found[directory])}
         missing = [name for name in missing if not left_out(name)]
     return wanted, missing
+
+
+def chooser(names: Sequence[str], exclude: Sequence[str]) -> Callable[[str], bool]:
+    """A test of whether these options mean a name."""
+    wanted, left_out = [matcher(one) for one in names], [matcher(one) for one in exclude]
+
+    def means(name: str) -> bool:
+        return (not wanted or any(one(name) for one in wanted)) and not any(one(name) for one in left_out)
+
+    return means
+
+
+def absent(name: str) -> str:
+    """What is to be said of a name or pattern for which nothing is there. Root sees all that is."""
+    if is_pattern(name):
+        return "matches no container that can be seen here"
+    hidden = "" if os.geteuid() == 0 else ", or it is not running and hidden from this user"
+    return f"no such container here{hidden}"
 
 
 def is_pattern(name: str) -> bool:

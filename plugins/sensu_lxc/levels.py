@@ -21,7 +21,7 @@ from sensu_lxc.options import ArgumentTypeError
 
 TYPE_CHECKING = False  # importing typing for it would cost a check 3 ms
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 _NUMBER = r"(\d{1,19}(?:\.\d{0,9})?|\.\d{1,9})\s*([A-Za-z%]*)"
 _BINARY = {"": 1, "b": 1}
@@ -30,15 +30,21 @@ for _power, _letter in enumerate("kmgtp", 1):
     _BINARY[_letter + "b"] = 1000**_power
 _SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
-_SIZE_HELP = (
-    "write a size (943718400, 900M, 1.5GiB), a percentage of the limit (80%) or a Nagios range (@10%:20%, 64M:)"
-)
+# What N of a threshold may be. words: for --help and errors; range: an example of a Nagios range of it.
+Numbers = namedtuple("Numbers", "words range")
+SIZES_OR_SHARES = Numbers("a size (943718400, 900M, 1.5GiB) or a percentage of the limit (80%)", "@10%:20%, 64M:")
+COUNTS_OR_SHARES = Numbers("a number (500) or a percentage of the limit (80%)", "@10%:20%, 10:")
+SHARES = Numbers("a percentage (80, 80%)", "@10%:20%, 10%:")
+BYTES = Numbers("a number of bytes (1000000, 10M, 1.5MiB)", "@1k:10M, 1k:")
+COUNTS = Numbers("a number (500)", "@10:20, 10:")
 _DURATION_HELP = "write seconds or a number with ms, s, m, h or d, for example 10s"
 _LARGEST = 2**63
 
 
 def _number(text: str, units: Mapping[str, float], advice: str) -> tuple[float, str]:
     match = re.fullmatch(_NUMBER, text.strip(), re.ASCII)
+    if match is None and text.strip().startswith("-"):
+        raise ArgumentTypeError(f"{_quoted(text)} is negative, which nothing here can be; {advice}")
     if match is None:
         raise ArgumentTypeError(f"{_quoted(text)} is not a number with a unit; {advice}")
     digits, unit = match.groups()
@@ -147,20 +153,26 @@ class Levels(namedtuple("Levels", "warning critical")):
 NOTHING = Levels(None, None)
 
 
-def threshold(text: str) -> Threshold:
-    """Parse one threshold (the module's docstring has the grammar). For argparse: type=threshold."""
+def thresholds(numbers: Numbers) -> Callable[[str], Threshold]:
+    """For argparse: type=thresholds(BYTES) parses a threshold, and else advises those numbers."""
+    return lambda text: threshold(text, numbers)
+
+
+def threshold(text: str, numbers: Numbers = SIZES_OR_SHARES) -> Threshold:
+    """Parse one threshold (the module's docstring has the grammar). numbers: what to advise where it is none."""
     text = text.strip()
+    advice = f"write {numbers.words} or a Nagios range ({numbers.range})"
     inside = text.startswith("@")
     low_text, colon, high_text = text.lstrip("@").rpartition(":") if text.count("@") == inside else ("", "", text)
     if not high_text and not colon:
-        raise ArgumentTypeError(f"a threshold is empty; {_SIZE_HELP}")
+        raise ArgumentTypeError(f"a threshold is empty; {advice}")
     alone = not colon and not inside
-    low, low_kind = (None, "") if alone or low_text == "~" else _bound(low_text or "0", text)
-    high, high_kind = _bound(high_text, text) if high_text else (None, "")
+    low, low_kind = (None, "") if alone or low_text == "~" else _bound(low_text or "0", text, advice)
+    high, high_kind = _bound(high_text, text, advice) if high_text else (None, "")
     if "%" in (low_kind, high_kind) and not inside and not alone and not low and high is not None and high >= 100:
-        raise ArgumentTypeError(f"{_quoted(text)} alerts above 100%, which is never reached; {_SIZE_HELP}")
+        raise ArgumentTypeError(f"{_quoted(text)} alerts above 100%, which is never reached; {advice}")
     if not inside and high is None and not low:
-        raise ArgumentTypeError(f"{_quoted(text)} would never alert; {_SIZE_HELP}")
+        raise ArgumentTypeError(f"{_quoted(text)} would never alert; {advice}")
     if high is not None and low_kind != high_kind and (low_kind or low):  # a bare 0 is 0 of either kind
         raise ArgumentTypeError(f"{_quoted(text)} mixes a percentage with a size; give both ends the same kind")
     if low is not None and high is not None and low > high:
@@ -168,10 +180,10 @@ def threshold(text: str) -> Threshold:
     return Threshold(text, low, high, inside, alone, "%" in (low_kind, high_kind))
 
 
-def _bound(digits: str, whole: str) -> tuple[float, str]:
-    value, kind = _number(digits, _BINARY, _SIZE_HELP)
+def _bound(digits: str, whole: str, advice: str) -> tuple[float, str]:
+    value, kind = _number(digits, _BINARY, advice)
     if kind == "%" and value > 100:
-        raise ArgumentTypeError(f"{_quoted(whole)} is more than 100%, which is never reached; {_SIZE_HELP}")
+        raise ArgumentTypeError(f"{_quoted(whole)} is more than 100%, which is never reached; {advice}")
     return value, kind
 
 

@@ -61,7 +61,7 @@ class MeasuringCheck(plugin.ContainerCheck):
             return
         found = self.inventory()
         for name in found.missing:
-            yield Finding(State.UNKNOWN, name, "no such container here, or it is not running and hidden from this user")
+            yield Finding(State.UNKNOWN, name, inventory.absent(name))
         self.tree = cgroups.Cgroups(self.host, found.running)
         self.prepare()
         self.stopped = [container for container in found.containers if not container.has_monitor]

@@ -45,24 +45,12 @@ def interfaces(host: Host, tree: Cgroups, container: Container, surely: bool = F
 
 
 def _interfaces(host: Host, tree: Cgroups, container: Container) -> dict[str, Interface]:
-    pid = _init_pid(host, tree, container)
+    pid = tree.init_pid(container)
     path = f"/proc/{pid}/net/dev"
     raw, inode = host.read_with_inode(path)
     if _is_the_hosts(host, tree, container, pid, inode):
         raise SharesHostNetwork("shares the host's network (lxc.net type none): its counters are the host's")
     return net_dev.interfaces(raw, path)
-
-
-def _init_pid(host: Host, tree: Cgroups, container: Container) -> int:
-    try:
-        return tree.init_pid(container)
-    except CannotObserve as problem:
-        if host.has("/proc/1"):
-            raise
-        raise CannotObserve(
-            "/proc hides other users' processes from this one (hidepid), and with them the container's network; run "
-            "as root, or as a member of the group that its gid= names"
-        ) from problem
 
 
 def _is_the_hosts(host: Host, tree: Cgroups, container: Container, pid: int, inode: int) -> bool:

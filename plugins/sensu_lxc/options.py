@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 _WIDTH = 100
+_RANGE = """\
+RANGE is N (alerts at N and above) or a Nagios range: N: alerts below N, ~:N above N, N:M outside of N to M,
+@N:M inside. N is"""
 
 
 class Misuse(Exception):
@@ -64,15 +67,40 @@ class StrictParser(argparse.ArgumentParser):
                 "first on PATH rather than its site-packages on PYTHONPATH"
             ) from None
         self.register("action", None, _Once)
+        self._ranges: dict[str, list[str]] = {}
+
+    def explain(self, options: str, numbers: str) -> None:
+        """Have --help say what N of a RANGE is for some options."""
+        self._ranges.setdefault(numbers, []).append(options)
+
+    def format_help(self) -> str:
+        """As argparse's, and what a RANGE is where an option takes one."""
+        lines = [f"  {numbers}: {', '.join(options)}\n" for numbers, options in self._ranges.items()]
+        return super().format_help() + (f"\n{_RANGE}\n{''.join(lines)}" if lines else "")
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's, which drops the value of --option=-- together with its type's check (Python 3.11)."""
+        words: list[str] = []
         for word in args:
-            if word == "--":
-                break
-            if word.startswith("-") and word.endswith("--"):
+            if words and words[-1] == "--":
+                pass
+            elif word != "--" and word.startswith("-") and word.endswith("--"):
                 self.error(f"{word} has no value but --")
-        return super().parse_args(args, namespace)
+            elif word[:1] == "-" and word[1:2].isdigit() and words and self._takes_value(words[-1]):
+                # argparse takes -5% for an option, of which none here begins with a digit.
+                words[-1] += word if len(words[-1]) == 2 else f"={word}"
+                continue
+            words.append(word)
+        found, rest = self.parse_known_args(words, namespace)
+        if rest:
+            is_name = "-n" in self._option_string_actions and not any(word.startswith("-") for word in rest)
+            advice = f"; containers are named with -n: write -n {','.join(rest)}" if is_name else ""
+            self.error(f"unrecognized arguments: {' '.join(rest)}{advice}")
+        return found
+
+    def _takes_value(self, word: str) -> bool:
+        action = self._option_string_actions.get(word)
+        return action is not None and action.nargs is None
 
     def error(self, message: str) -> NoReturn:
         raise Misuse(f"{message}; {self.prog} --help shows what it takes")

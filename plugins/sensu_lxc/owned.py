@@ -214,13 +214,22 @@ def _tidy(lxcpath: str, name: str) -> None:
 
 
 def kill(host: Host, lxcpath: str, name: str, keep_open: Sequence[int] = (), output_to: int = 2) -> None:
-    """End a container at once, as a power cut would. Raises CannotAct or CannotObserve where it goes on.
+    """End a container at once, as a power cut would. Raises CannotAct where it goes on.
 
     keep_open: as in remove; output_to: as in commands.run.
     """
     deadline = monotonic() + _STOP_SECONDS
     asked = False
-    while (seen := state(host, lxcpath, name)).name != "STOPPED":
+    while True:
+        try:
+            seen = state(host, lxcpath, name)
+        except CannotObserve as problem:  # as for a moment where it ends just now
+            if monotonic() >= deadline:
+                raise CannotAct(f"whether {name} stops can't be told: {problem}") from None
+            sleep(_STEP_SECONDS)
+            continue
+        if seen.name == "STOPPED":
+            return
         if seen.name == states.ORPHANED:
             raise CannotAct(f"{name} runs on without its monitor, in {seen.detail}")
         if monotonic() >= deadline:

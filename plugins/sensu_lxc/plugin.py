@@ -10,11 +10,11 @@ import gc
 import os
 import sys
 
-from sensu_lxc.bound import go_apart, say
+from sensu_lxc.bound import end_with_stdout, go_apart, say, speak
 from sensu_lxc.errors import CannotObserve
 from sensu_lxc.findings import Finding, Measure, State, worst
 from sensu_lxc.host import Host
-from sensu_lxc.levels import Levels, duration, threshold
+from sensu_lxc.levels import SIZES_OR_SHARES, Levels, duration, thresholds
 from sensu_lxc.options import Misuse, StrictParser
 from sensu_lxc.render import report, text
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from sensu_lxc.inventory import Inventory
+    from sensu_lxc.levels import Numbers
     from sensu_lxc.sweep import Reported
 
 
@@ -48,12 +49,11 @@ def _sensu_plugin_check() -> Any:
         from sensu_plugin.check import SensuPluginCheck
     except ImportError:
         words = (
-            f"{os.path.basename(sys.argv[0])} UNKNOWN: {sys.executable} has no sensu_plugin; "
-            f"install it with: {sys.executable} -m pip install sensu-plugin==0.8.0"
+            f"{os.path.basename(sys.argv[0])} UNKNOWN: {sys.executable} has no sensu_plugin; install it with: "
+            f"{sys.executable} -m pip install sensu-plugin==0.8.0 requests (Debian 12 and later refuse that without "
+            "--break-system-packages; a virtual environment needs none, see README)"
         )
-        if not say(words):
-            say(words, 2)
-        os._exit(State.UNKNOWN)
+        speak(State.UNKNOWN, words)
     finally:
         for name in spare:  # whoever imports these later gets the real ones
             del sys.modules[name]
@@ -142,31 +142,14 @@ class Check(_sensu_plugin_check()):  # type: ignore[misc]
                 raise CannotObserve(f"nothing to look at{': ' + '; '.join(check.notes) if check.notes else ''}")
             output = check.output(status, findings)
         except SystemExit as end:  # --help
-            _flush_and_exit(0 if end.code in (0, None) else State.UNKNOWN)
+            end_with_stdout(0 if end.code in (0, None) else State.UNKNOWN)
         except (CannotObserve, Misuse) as problem:
             status, output = State.UNKNOWN, f"{name} UNKNOWN: {text(str(problem), 600)}"
         except KeyboardInterrupt:
             status, output = State.UNKNOWN, f"{name} UNKNOWN: interrupted"
         except BaseException as error:  # noqa: B036  a traceback and status 1 would be read as a warning
             status, output = State.UNKNOWN, f"{name} UNKNOWN: {_fault(error)}"
-        _speak(status, output)
-
-
-def _speak(status: State, words: str) -> NoReturn:
-    """Print words and end the process. What could not be said is not OK, and is said on stderr."""
-    if words and not say(words):
-        say(words, 2)
-        status = status or State.UNKNOWN
-    os._exit(status)
-
-
-def _flush_and_exit(status: int) -> NoReturn:
-    try:
-        sys.stdout.flush()
-    except (AttributeError, OSError, ValueError):  # None where stdout was closed
-        say("stdout takes nothing", 2)
-        status = State.UNKNOWN
-    os._exit(status)
+        speak(status, output)
 
 
 def _fault(error: BaseException) -> str:
@@ -330,21 +313,29 @@ def add_agent_options(parser: ArgumentParser, always: bool = False) -> None:
     add("--handlers", metavar="NAMES", help="handlers of the results, a comma list")
 
 
-def add_levels(parser: ArgumentParser, what: str) -> None:
-    """Add -w and -c, with -e as the name the original script had for -c."""
-    add = parser.add_argument
-    add("-w", "--warning", metavar="RANGE", type=threshold, help=f"WARNING at this much {what}")
-    add("-c", "--critical", "-e", "--error", metavar="RANGE", type=threshold, help=f"CRITICAL at this much {what}")
+def add_levels(parser: StrictParser, what: str, numbers: Numbers = SIZES_OR_SHARES) -> None:
+    """Add -w and -c, with -e as the name the original script had for -c. numbers: what they may be."""
+    add, parsed = parser.add_argument, thresholds(numbers)
+    add("-w", "--warning", metavar="RANGE", type=parsed, help=f"WARNING at this much {what}")
+    add("-c", "--critical", "-e", "--error", metavar="RANGE", type=parsed, help=f"CRITICAL at this much {what}")
+    parser.explain("-w, -c", numbers.words)
 
 
 def add_pair(
-    parser: ArgumentParser, name: str, words: str, metavar: str = "RANGE", default: Sequence[str] = ("", "")
+    parser: StrictParser,
+    name: str,
+    words: str,
+    numbers: Numbers,
+    metavar: str = "RANGE",
+    default: Sequence[str] = ("", ""),
 ) -> None:
     """Add --NAME-warning and --NAME-critical. words: when they alert; default: what --help says of each."""
     for grade, told in zip(("warning", "critical"), default):
         parser.add_argument(
-            f"--{name}-{grade}", metavar=metavar, type=threshold, help=f"{grade.upper()} {words}{told}",
+            f"--{name}-{grade}", metavar=metavar, type=thresholds(numbers), help=f"{grade.upper()} {words}{told}",
         )  # fmt: skip
+    if metavar == "RANGE":
+        parser.explain(f"--{name}-*", numbers.words)
 
 
 def levels(options: Namespace, default: Levels, name: str = "") -> Levels:

@@ -48,8 +48,9 @@ def _count(text: str) -> int:
 class RateCheck(measuring.MeasuringCheck):
     """Measures how fast counters move: since the previous run, or by a second look where there was none.
 
-    There was none for a rate where it was of another life of the container, more than an hour or less than --sample
-    ago. What else it knows (runs in a row that were over, interfaces) holds for as long as the life and the boot do.
+    There was none for a rate where it was of another life of the container, or more than an hour ago. One of less than
+    --sample ago is compared with once it is that long ago, lest what happened since be in no run's rate. What else it
+    knows (runs in a row that were over, interfaces) holds for as long as the life and the boot do.
 
     The facts that a subclass observes have life and counters (see history.Past).
     """
@@ -80,15 +81,17 @@ class RateCheck(measuring.MeasuringCheck):
     def look(self, container: Container) -> Iterable[Finding]:
         facts, now = self.observed(container), monotonic()
         past = self.history.before(container.directory)
-        is_near = past is not None and self.options.sample <= now - past.at <= _OLDEST_SECONDS
-        if past is None or past.life != facts.life or not is_near:
+        if past is None or past.life != facts.life or now - past.at > _OLDEST_SECONDS:
             self._first.append((container, now, facts))
+            return ()
+        if now - past.at < self.options.sample:
+            self._first.append((container, past.at, past))
             return ()
         return self._told(container, past, facts, now)
 
     def finish(self) -> Iterator[Finding]:
         if self._first:
-            sleep(max(0.0, self._first[-1][1] + self.options.sample - monotonic()))
+            sleep(max(0.0, max(at for _, at, _ in self._first) + self.options.sample - monotonic()))
             self.tree.forget()
             firsts = {container.directory: (at, facts) for container, at, facts in self._first}
 

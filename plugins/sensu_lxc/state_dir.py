@@ -65,6 +65,38 @@ def replace(folder: str, name: str, data: bytes) -> None:
         raise CannotObserve(f"cannot write {path}: {error.strerror}; --state-dir names another place") from None
 
 
+def names(folder: str, beginning: str, ending: str) -> list[str]:
+    """The files there whose names begin and end so."""
+    try:
+        return sorted(name for name in os.listdir(folder) if name.startswith(beginning) and name.endswith(ending))
+    except OSError:
+        return []
+
+
+def touched_at(folder: str, name: str) -> float:
+    """When it was last written or touched, as time() has it; 0 where it is not there."""
+    try:
+        return os.stat(f"{folder}/{name}", follow_symlinks=False).st_mtime
+    except OSError:
+        return 0.0
+
+
+def touch(folder: str, name: str) -> None:
+    """Let a file that is there be as new as if it were written again."""
+    try:
+        os.utime(f"{folder}/{name}", follow_symlinks=False)
+    except OSError:
+        pass
+
+
+def remove(folder: str, name: str) -> None:
+    """Remove what nobody needs any more."""
+    try:
+        os.unlink(f"{folder}/{name}")
+    except OSError:
+        pass
+
+
 def own_folder(folder: str) -> None:
     """Make sure that folder is there and that nobody else can write into it. Raises OSError or CannotObserve."""
     try:

@@ -6,7 +6,7 @@ A file for each in a folder that is only there as long as there is one, so that 
 from __future__ import annotations
 
 import os
-from time import localtime, strftime
+from time import localtime, strftime, time
 
 from sensu_lxc import state_dir
 from sensu_lxc.errors import CannotObserve
@@ -16,6 +16,9 @@ from sensu_lxc.sources import stat
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+_AGAIN_SECONDS = 3600.0  # the filesystem may have been replaced, and whom it kept waits for ever
 
 
 def note(folder: str, arguments: Sequence[str], pid: int) -> None:
@@ -34,8 +37,9 @@ def refuse(folder: str, arguments: Sequence[str]) -> None:
     """Raise CannotObserve while a process that this command line left behind is still there; forget who has ended."""
     ours = state_dir.name_of(arguments)
     try:
+        state_dir.own_folder(folder)  # lest somebody else fill it
         names = os.listdir(folder)
-    except OSError:
+    except (CannotObserve, OSError):
         return
     for name in names:
         words = state_dir.read(folder, name).decode("ascii", "replace").split(" ", 2)
@@ -44,11 +48,11 @@ def refuse(folder: str, arguments: Sequence[str]) -> None:
         pid, started, since = words
         if started != _started(int(pid)):
             _forget(folder, name)
-        elif name == ours:
+        elif name == ours and abs(time() - state_dir.touched_at(folder, name)) < _AGAIN_SECONDS:
             raise CannotObserve(
                 f"the process that looked at {since} (pid {pid}) still waits for something that does not answer, and "
-                f"could not be killed; nothing is looked at until it has ended: which filesystem hangs? (as root: cat "
-                f"/proc/{pid}/stack)"
+                f"could not be killed; nothing is looked at for up to an hour: which filesystem hangs? (as root: cat "
+                f"/proc/{pid}/stack); once that is mended: rm {folder}/{name}"
             )
 
 

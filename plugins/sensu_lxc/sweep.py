@@ -1,7 +1,7 @@
 """--per-container: each container gets a result of its own, and the run's own output tells what became of the sweep.
 
-Who was reported is remembered, so that a container that is gone gets a last result without a ttl: Sensu would otherwise
-alert for ever after that nothing is heard of it.
+Who was reported is remembered, so that a container that is gone, or that a changed command line no longer means, gets a
+last result without a ttl: Sensu would otherwise alert for ever after that nothing is heard of it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _LEAST_TTL = 5  # Sensu Go refuses less
 # An agent takes the results of several connections faster than those of one, as it waits for its disk at each.
 _CONNECTIONS, _WORTH_A_CONNECTION = 3, 20  # besides the first; results
 _OWN_SECONDS, _OWN_SHARE = 0.5, 0.2  # of --timeout, whichever is less: kept for saying what could not be done
-_HEADING = "sensu-lxc reported 1"
+_HEADING, _ENDING = "sensu-lxc reported 2", "-reported"
 
 # How results are made and where they go. agent: as --agent has it; ttl, interval: whole seconds; check: name of the
 # results; prefix: of the entities; handlers: tuple of names.
@@ -81,24 +81,24 @@ def sweep(check: ContainerCheck) -> Iterator[Finding]:
     timeout = check.options.timeout
     deadline = monotonic() + timeout - min(_OWN_SECONDS, timeout * _OWN_SHARE)
     how, name = check.reporting, type(check).__name__
-    memory = Memory(check.host, check.options.state_dir, check.arguments)
-    check.reported = memory.before
+    memory = Memory(check.host, check.options.state_dir, how, check.arguments)
+    check.reported = meant(check.options, memory.before)
     problem, findings = None, []
     try:
         findings = list(check.findings())
     except CannotObserve as error:
         problem = error
     found = check.found if problem is None else None
-    meant = {} if found is None else _meant(check, found, findings)
+    by_label = {} if found is None else _meant(check, found, findings)
     results, seen = [], time()
-    for label, told in meant.items():
+    for label, told in by_label.items():
         output = report(name, worst(told), told, (), (), check.options.verbose)
         results.append(made(how, entity_name(label, how.prefix), worst(told), output, seen))
     # What is bad does not wait behind a thousand that are well, should time run out.
     results.sort(key=lambda result: -result.status)
-    now = places(check.host, found, how.prefix, meant)
-    lost = gone(check.host, memory.before, now, found)
-    results += [farewell(how, name, entity, words, seen) for entity, words in lost.items()]
+    now = places(check.host, found, how.prefix, by_label)
+    lost = gone(check.host, memory.before, now, found, memory.elsewhere)
+    results += [farewell(how, name, entity, words, seen) for entity, words in lost.items() if words]
     courier = Courier(how.agent, deadline)
     try:
         memory.save({**memory.before, **now})  # whoever is killed while he sends has not forgotten whom he told
@@ -108,7 +108,7 @@ def sweep(check: ContainerCheck) -> Iterator[Finding]:
                 entity: one
                 for entity, one in {**memory.before, **now}.items()
                 if (entity in memory.before or entity in courier.delivered)
-                and not (entity in lost and entity in courier.delivered)
+                and not (entity in lost and (entity in courier.delivered or not lost[entity]))
             }
         )
     except CannotObserve as error:
@@ -123,7 +123,7 @@ def sweep(check: ContainerCheck) -> Iterator[Finding]:
         yield Finding(State.UNKNOWN, "", str(problem), urgency=1.0)
     if results:
         yield courier.finding(results)
-    yield from (finding for finding in findings if finding.subject not in meant)
+    yield from (finding for finding in findings if finding.subject not in by_label)
 
 
 def made(how: Reporting, entity: str, state: State, output: str, at: float) -> Result:
@@ -132,7 +132,7 @@ def made(how: Reporting, entity: str, state: State, output: str, at: float) -> R
 
 
 def farewell(how: Reporting, name: str, entity: str, words: str, at: float) -> Result:
-    """The last result of a container: OK, since it was destroyed on purpose and nothing of it runs, without a ttl."""
+    """The last result of a container, without a ttl: OK, since it was destroyed, or left out, on purpose."""
     output = f"{name} OK: {text(words)}; this is its last result"
     return made(how, entity, State.OK, output, at)._replace(ttl=0)
 
@@ -160,6 +160,12 @@ def _meant(check: ContainerCheck, found: Inventory, findings: Iterable[Finding])
 Reported = namedtuple("Reported", "name lxcpath place")
 
 
+def meant(options: Namespace, reported: Mapping[str, Reported]) -> dict[str, Reported]:
+    """Those whose names the options mean: an earlier command line may have meant others."""
+    means = inventory.chooser(options.name, options.exclude)
+    return {entity: one for entity, one in list(reported.items()) if means(one.name)}  # to which a thread adds
+
+
 def with_orphans(host: Host, take: Callable[[], Inventory], before: Mapping[str, Reported], prefix: str) -> Inventory:
     """What take() finds, and whoever was reported and has lost his definition while his processes run on.
 
@@ -176,7 +182,7 @@ def with_orphans(host: Host, take: Callable[[], Inventory], before: Mapping[str,
     there = found.running | {one.directory for one in found.containers}
     labels = {one.label for one in found.containers}
     orphans, tree = [], None
-    for entity, one in list(before.items()):  # of which the watch has another thread that adds to it
+    for entity, one in before.items():
         directory = f"{one.lxcpath}/{one.name}"
         if one.lxcpath and directory not in there:
             is_name = entity == entity_name(one.name, prefix) and one.name not in labels
@@ -212,29 +218,49 @@ def places(host: Host, found: Inventory | None, prefix: str, labels: Container[s
     return now
 
 
-def gone(host: Host, before: Mapping[str, Reported], now: Container[str], found: Inventory | None) -> dict[str, str]:
-    """{entity: what became of it} of those that were reported before and surely are no more.
+def gone(
+    host: Host,
+    before: Mapping[str, Reported],
+    now: Container[str],
+    found: Inventory | None,
+    elsewhere: Container[str] = (),
+) -> dict[str, str]:
+    """{entity: what became of it} of those that were reported before and will not be any more.
 
-    An lxcpath that is not mounted looks as if all in it were destroyed; but then it is not the directory that it was.
+    elsewhere: who is reported by another command line; what is still there then needs no word, which is then "". An
+    lxcpath that is not mounted looks as if all in it were destroyed; but then it is not the directory that it was.
     """
     lost = {}
     for entity, one in before.items():
         if entity not in now:
-            words = _fate(host, one, found)
+            words, is_there = _fate(host, one, found)
             if words:
-                lost[entity] = words
+                lost[entity] = "" if is_there and entity in elsewhere else words
     return lost
 
 
-def _fate(host: Host, one: Reported, found: Inventory | None) -> str:
-    """Why nothing more will be reported of it; "" where that can't be told."""
+def _fate(host: Host, one: Reported, found: Inventory | None) -> tuple[str, bool]:
+    """(why nothing more will be reported of it, whether it is there); no word where that can't be told."""
     directory = f"{one.lxcpath}/{one.name}"
     if _inode(host, one.lxcpath) != one.place:
-        return ""
-    is_gone = f"{one.name} is no longer on this host"
+        return "", False
+    if found is not None and any(container.directory == directory for container in found.containers):
+        return f"{one.name} is no longer looked at under this name", True
+    is_there = _is_there(host, one, found)
+    if is_there is False:
+        return f"{one.name} is no longer on this host", False
+    if is_there and found is not None:
+        return f"{one.name} is no longer watched", True
+    return "", False
+
+
+def _is_there(host: Host, one: Reported, found: Inventory | None) -> bool | None:
+    """Whether it runs or is defined; None where that can't be told."""
+    directory = f"{one.lxcpath}/{one.name}"
+    if found is not None and directory in found.running:
+        return True
     if found is not None and not found.unseen:
-        still = any(container.directory == directory for container in found.containers)
-        return f"{one.name} is no longer looked at under this name" if still else is_gone
+        return bool(one.lxcpath) and inventory.is_defined(host, one.lxcpath, one.name)
     # The inventory did not see everything, or nothing: this one has to be looked for.
     try:
         running, hashed = inventory.command_sockets(host)
@@ -245,8 +271,8 @@ def _fate(host: Host, one: Reported, found: Inventory | None) -> str:
             and not host.has(f"/etc/pve/lxc/{one.name}.conf")
         )
     except CannotObserve:
-        return ""
-    return is_gone if is_absent else ""
+        return None
+    return False if is_absent else True if directory in running else None
 
 
 def _inode(host: Host, path: str) -> int:
@@ -257,38 +283,88 @@ def _inode(host: Host, path: str) -> int:
 
 
 class Memory:
-    """The file that tells who was reported by the earlier runs of a command line."""
+    """The file that tells who was reported by the earlier runs of a command line.
 
-    def __init__(self, host: Host, folder: str | None, arguments: Iterable[str]) -> None:
-        self._folder = folder or default_folder()
-        self._name = f"{state_dir.name_of([host.root, *arguments])}-reported"
-        self.before = self._stored = parsed(state_dir.read(self._folder, self._name))
+    Command lines whose results Sensu takes for the same (agent, entity prefix, name of the check) look into each
+    other's. One that is no longer run, as it was changed, leaves whom it reported to the others; side by side each has
+    its own, and says nothing of whom another one reports. It is a file for each, as two may run at once.
+
+    before: who is to be given a last result where this run does not report him; elsewhere: entities that another
+    command line reports.
+    """
+
+    def __init__(self, host: Host, folder: str | None, how: Reporting, arguments: Iterable[str]) -> None:
+        self._folder, self._how = folder or default_folder(), how
+        self._kin = f"{state_dir.name_of([host.root, how.agent, how.prefix], how.check)}-"
+        self._name = f"{self._kin}{state_dir.name_of(arguments)}{_ENDING}"
+        own, silent = self._read(self._name)
+        self._since = own.since if silent <= _patience(own) else time()
+        self._stored: dict[str, Reported] | None = own.reported if self._since == own.since else None
+        state_dir.touch(self._folder, self._name)  # at once, lest one that is killed seem to be no longer run
+        self.elsewhere: set[str] = set()
+        self._left: list[str] = []
+        self.before: dict[str, Reported] = {**self.inherit(), **own.reported}
+
+    def inherit(self) -> dict[str, Reported]:
+        """Who was reported by command lines that are no longer run; looks anew who is by others."""
+        inherited: dict[str, Reported] = {}
+        self.elsewhere, self._left = set(), []
+        for name in state_dir.names(self._folder, self._kin, _ENDING):
+            if name != self._name:
+                other, silent = self._read(name)
+                # Where nothing ran (the host was off, the agent away) it had to be silent: it gets its turn.
+                if silent > _patience(other) and time() - self._since >= other.interval:
+                    inherited.update(other.reported)
+                    self._left.append(name)
+                else:
+                    self.elsewhere.update(other.reported)
+        return inherited
 
     def save(self, reported: dict[str, Reported]) -> None:
         """Remember these for the next run. Raises CannotObserve where that can't be."""
         if reported == self._stored:
-            return
-        lines = [_HEADING]
-        lines += ["\t".join((entity, *map(ascii, one))) for entity, one in reported.items()]
-        state_dir.replace(self._folder, self._name, ("\n".join(lines) + "\nend\n").encode("ascii"))
-        self._stored = reported
+            state_dir.touch(self._folder, self._name)
+        else:
+            lines = [f"{_HEADING}\t{self._how.interval}\t{self._how.ttl}\t{self._since}"]
+            lines += ["\t".join((entity, *map(ascii, one))) for entity, one in reported.items()]
+            state_dir.replace(self._folder, self._name, ("\n".join(lines) + "\nend\n").encode("ascii"))
+            self._stored = reported
+        while self._left:  # whom they reported stands among ours now
+            state_dir.remove(self._folder, self._left.pop())
+
+    def _read(self, name: str) -> tuple[Remembered, float]:
+        """(what a file says, for how many seconds nothing has been heard of its command line)."""
+        return parsed(state_dir.read(self._folder, name)), time() - state_dir.touched_at(self._folder, name)
 
 
-def parsed(raw: bytes) -> dict[str, Reported]:
-    """What a Memory's file says; nothing where it is not whole."""
+def _patience(other: Remembered) -> float:
+    """After so many seconds a command line is no longer run: it missed a turn, and Sensu does not miss it yet."""
+    patience: float = (other.interval + other.ttl) / 2
+    return patience
+
+
+# interval, ttl: of the command line, in seconds; since: when it began to be run again and again (as time() has it);
+# reported: {entity: Reported}.
+Remembered = namedtuple("Remembered", "interval ttl since reported")
+
+
+def parsed(raw: bytes) -> Remembered:
+    """What a Memory's file says; nobody where it is not whole."""
     from ast import literal_eval
 
     lines = raw.decode("ascii", "replace").split("\n")
-    if lines[0] != _HEADING or lines[-2:] != ["end", ""]:
-        return {}
-    found = {}
+    heading, *how = lines[0].split("\t")
     try:
+        if heading != _HEADING or lines[-2:] != ["end", ""]:
+            raise ValueError
+        interval, ttl, since = int(how[0]), int(how[1]), float(how[2])
+        found = {}
         for line in lines[1:-2]:
             entity, name, lxcpath, place = line.split("\t")
             found[entity] = Reported(str(literal_eval(name)), str(literal_eval(lxcpath)), int(place))
-    except (ValueError, SyntaxError):
-        return {}
-    return found
+    except (ValueError, IndexError, SyntaxError):
+        return Remembered(0, 0, 0.0, {})
+    return Remembered(interval, ttl, since, found)
 
 
 # The way to the agent
@@ -355,7 +431,7 @@ class Courier:
             words = f"{_containers(sum(counts.values()))} reported to {self._where}"
             if counts:
                 words += f" ({', '.join(f'{counts[state]} {state.name}' for state in State if state in counts)})"
-            said.append(words + (f", and {last} told to be gone" if last else ""))
+            said.append(words + (f", and {last} told for the last time" if last else ""))
         state = State.UNKNOWN if self._problem or self._refused else State.OK
         return Finding(state, "", "; ".join(said), urgency=2.0)
 

@@ -140,6 +140,18 @@ def test_the_shapes_of_both_sensus(setup, jenkins):
     assert asked(jenkins) == 0 and not jenkins.requests
 
 
+def test_what_is_wished_in_vain_is_said(setup):
+    event = core_event()
+    event["check"]["lxc_autoscale"] = {"min": 2, "breaches": "1/1"}
+    event["client"]["lxc_autoscale"] = {"quiet": "1h"}
+    got = setup.run(event, "--dry-run")
+    assert (
+        got.code == "dry-run"
+        and "[wished in vain: min, quiet; the reconciler takes them from lxc_autoscale" in got.line
+    )
+    assert "in vain" not in setup.run(core_event(), "--dry-run").line
+
+
 def test_dry_run_decides_the_same_and_leaves_no_trace(setup, jenkins):
     dry = setup.run(core_event(), "--dry-run")
     assert (dry.status, dry.word, dry.code) == (0, "ACT", "dry-run")
@@ -590,12 +602,12 @@ def test_a_ledger_that_may_not_be_written(setup, jenkins, file_mode, folder_mode
 
 
 @pytest.mark.skipif(bool(UNPRIVILEGED) and not shutil.which("setpriv"), reason="root needs setpriv for this")
-def test_a_dry_run_says_that_the_ledger_can_not_be_written(setup, tmp_path):
+def test_a_dry_run_fails_where_the_ledger_can_not_be_written(setup, tmp_path):
     (tmp_path / "readable").mkdir(mode=0o500)
     setup.scope["ledger"] = str(tmp_path / "readable" / "ledger.sqlite")
     process = run([*UNPRIVILEGED, sys.executable, SCRIPT, "--config", setup.config, "--dry-run"], setup)
     got = finish(process, core_event())
-    assert (got.code, "can't write" in got.line) == ("dry-run", True), got.line
+    assert (got.status, got.code) == (3, "ledger") and "must be able to write it and its folder" in got.line
 
 
 # How it is called

@@ -300,6 +300,34 @@ def test_dry_run_says_what_would_go_and_leaves_no_trace(setup, sink):
     assert open(setup.state, "rb").read() == before and len(sink.mails) == 1
 
 
+def no_password(setup):
+    setup.scope.update(user="sensu", password_file=os.path.join(setup.folder, "missing"))
+
+
+def no_program(setup):
+    del setup.scope["server"], setup.scope["port"]
+    setup.scope["sendmail"] = "/nonexistent/sendmail"
+
+
+def no_folder(setup):
+    os.rmdir(os.path.dirname(setup.state))
+    open(os.path.dirname(setup.state), "w").close()
+
+
+def no_state_file(setup):
+    os.mkdir(setup.state)
+
+
+@pytest.mark.parametrize("spoil", [no_password, no_program, no_folder, no_state_file])
+def test_a_dry_run_fails_where_the_real_one_does(setup, sink, spoil):
+    os.mkdir(os.path.dirname(setup.state))
+    spoil(setup)
+    dry = setup.run(core_event(), "--dry-run")
+    assert not sink.mails
+    real = setup.run(core_event())
+    assert dry.word == "ERROR" and (dry.status, dry.code) == (real.status, real.code), (dry, real)
+
+
 # What a check and its entity may wish
 
 
@@ -791,6 +819,17 @@ def test_without_a_memory_each_event_speaks_for_itself(setup, sink):
     assert [message["Subject"].split(":")[0] for message in sink.messages] == [
         "CRITICAL", "WARNING, was CRITICAL", "OK, was WARNING"]  # fmt: skip
     assert open(setup.state).read().startswith("no database")
+
+
+def test_without_a_memory_nobody_claims_that_it_was_mailed(setup, sink):
+    """Neither of these was, as nobody is there to take it."""
+    broken(setup)
+    setup.scope["port"] = 1
+    event = core_event()
+    first, second = setup.run(event), setup.run({**event, "occurrences": 2})
+    assert (first.status, first.code) == (1, "unreachable")
+    assert (second.status, second.word) == (3, "ERROR") and "CRITICAL was mailed" not in second.line
+    assert "nothing is mailed, as by its own account it was CRITICAL before already" in second.line
 
 
 def limit_files():

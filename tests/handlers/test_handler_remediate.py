@@ -195,6 +195,27 @@ def test_dry_run_decides_the_same_and_leaves_no_trace(setup, core):
     assert open(setup.ledger, "rb").read() == before and len(core.requests) == asked
 
 
+def test_the_example_of_the_help_works(setup, tmp_path):
+    shown = subprocess.run([sys.executable, setup.script, "--help"], capture_output=True, text=True, check=True)
+    with open(os.path.join(ROOT, "checks", "handlers", "remediate.json"), encoding="utf-8") as file:
+        scope = json.load(file)["lxc_remediate"]
+    setup.scope = {**scope, "ledger": setup.ledger}
+    example = shown.stdout.rpartition("own definition:\n")[2].replace("checks/handlers/remediate.json", setup.config)
+    example = example.replace("handler_remediate.py", f"{sys.executable} {setup.script}")
+    shell = subprocess.Popen(["sh", "-c", example], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=setup.environ)
+    got = finish(shell, b"")
+    assert got.code == "dry-run" and "would ask host1 for start_container" in got.line
+
+
+def test_a_dry_run_fails_where_the_ledger_can_not_be_written(setup, core):
+    os.makedirs(setup.ledger)
+    for arguments in (("--dry-run",), ()):
+        for one in (event(), event(status=0)):
+            got = setup.run(one, *arguments)
+            assert (got.status, got.code) == (3, "ledger"), got.line
+    assert not core.requests
+
+
 # Of whom not, and when not
 
 

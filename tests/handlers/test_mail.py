@@ -95,7 +95,7 @@ def test_without_a_memory_repetitions_are_no_news_either(kind, runs):
     before = mailed.OK
     for _, event in lives(kind, [(status, False, False) for status, _, _ in runs]):
         state = mailed.state_of(event)
-        news = mailed.decide(event, mailed.told_by_itself(event, at(0)), at(0), 0, ALL)
+        news = mailed.without_memory(event, at(0), ALL)
         assert isinstance(news, News) == (state != before)
         before = state
 

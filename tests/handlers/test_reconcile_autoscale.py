@@ -733,6 +733,20 @@ def test_why_was_it_made_and_why_not(world, tmp_path):
     assert "build 1" in about and name in about
 
 
+def test_a_report_of_no_ledger_says_so_and_makes_none(world, tmp_path):
+    world.setup.scope["ledger"] = str(tmp_path / "mistyped" / "ledger.sqlite")
+    for arguments in (["--report"], ["--html", str(tmp_path / "page.html")]):
+        seen = world.reconcile(*arguments)
+        assert seen.status == 3 and "there is no ledger" in seen.line and "name in `ledger`" in seen.line, seen
+        assert not (tmp_path / "mistyped").exists() and not (tmp_path / "page.html").exists()
+
+
+def test_what_the_first_line_says_is_said_once(world):
+    world.built()
+    seen = world.reconcile()
+    assert seen.status == 0 and seen.output.count("of them seen running") == 1, seen
+
+
 def test_the_page(world, tmp_path):
     hostile = "web<script>alert(1)</script>\"'&\u202e"
     world.setup.scope["groups"][GROUP]["match"] = {"entity": "web*"}

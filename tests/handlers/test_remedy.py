@@ -1,6 +1,7 @@
 """Whether an event is a reason to ask its host for anything: every guard, alone and in their order."""
 
 import json
+import os
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from sensu_lxc_handlers.outcome import BadEvent, Misconfigured
 from sensu_lxc_handlers.policy import Hold
 from sensu_lxc_handlers.remedy import Act, Try
 
-from .support import core_event, recorded
+from .support import ROOT, core_event, recorded
 
 WALL = 1_795_000_000
 START = {"check": "start_container", "when": {"check": "check_container_state", "occurrences": [1, 3]}}
@@ -157,6 +158,41 @@ def test_the_entity_may_have_to_fit():
     wanted = settings({"start": {"check": "start", "when": {"check": "*", "entity": "web*"}}}).actions
     assert remedy.chosen(event(), wanted, wanted).code == "no-action"
     assert remedy.chosen(Event.from_sensu(core_event("web1", executed=WALL)), wanted, wanted) == list(wanted)
+
+
+@pytest.mark.parametrize(
+    "check, output, said",
+    [
+        ("check_container_state", "CheckContainerState CRITICAL: web1: STOPPED, expected RUNNING", ["start"]),
+        ("check_container_state", "web1: FROZEN (frozen from outside LXC), expected RUNNING", ["thaw"]),
+        ("check_container_state", "web1: RUNNING, expected STOPPED", "start wants STOPPED"),
+        (
+            "check_container_state",
+            "web1: FROZEN, expected STOPPED; web2: RUNNING, expected FROZEN",
+            "thaw wants FROZEN",
+        ),
+        ("check_memory", "web1 91%", ["grow_memory"]),
+        ("check_memory_no_agent", "web1 91%", ["grow_memory"]),
+        # Of the container itself, which can't give itself more.
+        ("check_memory_inside", "web1 91%", "grow_memory is for the check check_memory or check_memory_no_agent"),
+    ],
+)
+def test_the_actions_that_are_shipped(check, output, said):
+    """By what the checks themselves say; and where none is for it, the condition that it failed."""
+    with open(os.path.join(ROOT, "checks", "handlers", "remediate.json"), encoding="utf-8") as file:
+        actions = remedy.remediation_settings(json.load(file), "lxc_remediate", "there").actions
+    document = core_event("host1", check, executed=WALL, occurrences=5)
+    document["check"]["output"] = output
+    got = remedy.chosen(Event.from_sensu(document), actions, actions)
+    assert said in got.text if isinstance(got, Hold) else [one.name for one in got] == said, got
+
+
+def test_a_hold_says_which_condition_failed():
+    when = {"check": "check_*", "entity": ["web*", "db*"], "severities": ["critical"]}
+    wanted = settings({"start": {"check": "start", "when": when}}).actions
+    for entity, status, said in (("host1", 2, "is for the entity web* or db*"), ("db1", 1, "is for critical")):
+        told = Event.from_sensu(core_event(entity, status=status, executed=WALL))
+        assert remedy.chosen(told, wanted, wanted).text == f"no action is for it: start {said}"
 
 
 def test_names_are_reduced_to_words():

@@ -1,4 +1,7 @@
-"""Two Sensu servers, one Redis, a Jenkins that misbehaves, and kill -9 for everybody: what must hold all the same."""
+"""Two Sensu servers, one Redis, a Jenkins that misbehaves, and kill -9 for everybody: what must hold all the same.
+
+tests/live/test_storm.py does it with 10,000 events.
+"""
 
 import collections
 import contextlib

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.live.containers import LXCPATH, Container
+from tests.live.containers import LXCPATH, Container, busybox, wait_until
 from tests.standin.jenkins import Jenkins
 from tests.standin.sensu import SensuCore
 
@@ -109,6 +109,114 @@ class Loop:
                 Container(name, LXCPATH, ours=True).close()
 
 
+class Host:
+    """An lxcpath that stands for a host of its own, with an agent of Jenkins that works in it and nowhere else."""
+
+    def __init__(self, folder: pathlib.Path, name: str) -> None:
+        self.name, self.folder, self.lxcpath = name, folder / name, folder / name / "lxc"
+        self.lxcpath.mkdir(parents=True)
+        os.chmod(self.folder, 0o755)
+        self.free_bytes = 2 << 30
+        self.drained = self.folder / "drained"
+        config = self.folder / "config"
+        config.write_text("lxc.net.0.type = empty\n")
+        for script, more in (("provision_container.py", f"--config={config}"), ("decommission_container.py", "")):
+            self.program(script, f'exec {sys.executable} {ROOT / "plugins" / script} "$@" -P {self.lxcpath} {more}')
+        self.program("drain", f"echo $1 >> {self.drained}")
+
+    def program(self, name: str, body: str) -> None:
+        path = self.folder / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"#!/bin/sh\n{body}\n")
+        path.chmod(0o755)
+
+    @property
+    def environment(self) -> "dict[str, str]":
+        binaries = self.folder / "bin"
+        return {"PATH": f"{binaries}:{os.environ['PATH']}", "DRAIN": str(binaries / "drain")}
+
+    @property
+    def containers(self) -> "list[str]":
+        return sorted(one for one in os.listdir(self.lxcpath) if not one.startswith((".", "golden")))
+
+    def capacity(self) -> str:
+        """What check_host_capacity says, "" where a container of somebody else's just came or went."""
+        levels = ("--memory", "--memory-used", "--disk")
+        # What others do on this machine is no reason to pass over the host.
+        wide = [f"{one}-{level}=100T" for one in levels for level in ("warning", "critical")]
+        status, output = self.check("check_host_capacity.py", *wide)
+        return "" if status else output
+
+    def check(self, script: str, *arguments: str) -> "tuple[int, str]":
+        """One of the real checks, on a host of that much free memory: a mount of its own over /proc/meminfo."""
+        memory = self.folder / "meminfo"
+        with open("/proc/meminfo") as lines:
+            memory.write_text("".join(
+                f"MemAvailable: {self.free_bytes >> 10} kB\n" if line.startswith("MemAvailable:") else line
+                for line in lines
+            ))  # fmt: skip
+        command = [sys.executable, str(ROOT / "plugins" / script), "-P", str(self.lxcpath), *arguments]
+        done = subprocess.run(
+            ["unshare", "--mount", "sh", "-c", f'mount --bind {memory} /proc/meminfo && exec "$@"', "sh", *command],
+            capture_output=True, text=True, timeout=30, check=False,
+        )  # fmt: skip
+        assert done.stderr == ""
+        return done.returncode, done.stdout
+
+
+class TwoHosts(Loop):
+    """Two hosts, of which Sensu knows what their own checks say."""
+
+    def __init__(self, folder: pathlib.Path, jenkins: Jenkins, sensu: SensuCore, hosts: "list[Host]") -> None:
+        super().__init__(folder, jenkins, sensu)
+        self.hosts = hosts
+        self.scope["groups"]["web"]["match"] = {"check": "check_container_memory"}
+        self.scope["placement"] = {"by": "free_memory", "need": "16M"}
+
+    def look(self) -> None:
+        for host in self.hosts:
+            told = wait_until(host.capacity, 20, f"the capacity of {host.name}")
+            self.told(host.name, "check_host_capacity", 0, told)
+            for name in host.containers:
+                self.told(name, "check_container_state", *host.check("check_container_state.py", "-n", name))
+
+    def load(self, host: Host, name: str) -> "dict[str, Any]":
+        """The real check of the memory of one, told to Sensu: the event that comes of it."""
+        status, output = host.check("check_container_memory.py", "-n", name, "-c", "24M")
+        self.told(name, "check_container_memory", status, output)
+        check = {"name": "check_container_memory", "status": status, "executed": int(time.time()), "output": output}
+        return {"id": "load", "client": {"name": name}, "check": check, "occurrences": 1, "action": "create"}
+
+    def close(self) -> None:
+        for host in self.hosts:
+            for name in host.containers:
+                with contextlib.suppress(Exception):
+                    Container(name, str(host.lxcpath), ours=True).close()
+
+
+@pytest.fixture
+def two_hosts(tmp_path: pathlib.Path) -> Iterator[TwoHosts]:
+    os.chmod(tmp_path, 0o755)
+    hosts = [Host(tmp_path, "host1"), Host(tmp_path, "host2")]
+    (tmp_path / "jenkins").mkdir()
+    agents = {host.name: host.environment for host in hosts}
+    with contextlib.ExitStack() as stack:
+        jenkins = stack.enter_context(Jenkins(work=tmp_path / "jenkins", agents=agents))
+        sensu = stack.enter_context(SensuCore())
+        for host in hosts:
+            stack.enter_context(busybox("golden", lxcpath=str(host.lxcpath), start=False))
+        for job in ("lxc_provision", "lxc_decommission"):
+            kind = "org.jvnet.jenkins.plugins.nodelabelparameter.LabelParameterDefinition"
+            head, end, tail = (JOBS / f"{job}.xml").read_text().partition("</parameterDefinitions>")
+            xml = f"{head}<{kind}><name>LXC_HOST</name></{kind}>{end}{tail}"
+            jenkins.create_job(job, xml.replace("drain=''", 'drain="$DRAIN {name}"'))
+        one = TwoHosts(tmp_path, jenkins, sensu, hosts)
+        try:
+            yield one
+        finally:
+            one.close()
+
+
 @pytest.fixture
 def loop(tmp_path: pathlib.Path) -> Iterator[Loop]:
     path = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}:{ROOT / 'plugins'}"
@@ -134,6 +242,50 @@ def test_min_is_kept_and_an_alert_adds_one(loop: Loop) -> None:
     loop.reconcile()
     assert "2 of them seen running" in loop.reconcile()
     assert len(loop.containers) == 2
+
+
+def test_two_hosts(two_hosts: TwoHosts) -> None:
+    """The load rises, the better host gets another one; it falls, and that one is drained and gone; min stays."""
+    one, two = two_hosts.hosts
+    jenkins, scale = two_hosts.jenkins, two_hosts
+    two.free_bytes = 3 << 30
+    assert "asked for lxc-" in scale.reconcile()
+    jenkins.wait_for_builds("lxc_provision", 1, timeout=60)
+    assert (one.containers, len(two.containers)) == ([], 1)
+    (first,) = two.containers
+    scale.reconcile()
+    assert "1 of them seen running" in scale.reconcile()
+    # It is what fills up the host that was better until then.
+    two.free_bytes = 1 << 30
+    container = Container(first, str(two.lxcpath))
+    assert scale.load(two, first)["check"]["status"] == 0
+    container.fill(32 << 20)
+    alert = scale.load(two, first)
+    assert alert["check"]["status"] == 2
+    scale.look()
+    assert "ACT sent" in scale.script("handler_jenkins.py", event=alert)[1]
+    jenkins.wait_for_builds("lxc_provision", 2, timeout=60)
+    assert (len(one.containers), two.containers) == (1, [first])
+    (second,) = one.containers
+    scale.reconcile()
+    assert "2 of them seen running" in scale.reconcile()
+    # While the load lasts none is given back.
+    scale.sleep(70)
+    assert "is not well" in scale.reconcile()
+    container.empty()
+    for number in range(2):
+        assert scale.load(two, first)["check"]["status"] == 0
+        scale.reconcile()
+        scale.sleep(70)
+        said = scale.reconcile()
+        if number == 0:
+            assert "to take away lxc-" in said
+            (build,) = jenkins.wait_for_builds("lxc_decommission", 1, timeout=90)
+            assert (build.result, build.parameters["LXC_HOST"]) == ("SUCCESS", "host1"), build.log
+    assert "min is 1" in said
+    assert one.drained.read_text() == f"{second}\n" and not two.drained.exists()
+    assert (one.containers, two.containers) == ([], [first])
+    assert two.check("check_container_state.py", "-n", first)[0] == 0
 
 
 def test_when_the_load_falls_it_is_drained_to_min(loop: Loop) -> None:

@@ -87,6 +87,8 @@ class TestStart:
         ):
             operate.run(OK, f"{wanted.name}: was STOPPED", "start", "--autostart-only", "--exclude", "test-*")
             assert wanted._init_pid()
+            only = ["--autostart-only", "-n", golden.name]
+            operate.run(OK, "none is to start: of 1 container none starts with the host", "start", *only)
             assert not golden._init_pid() and not excluded._init_pid()
 
     def test_dry_run_starts_nothing(self, operate: Operator) -> None:
@@ -131,6 +133,9 @@ class TestStart:
     def test_missing_ones(self, operate: Operator) -> None:
         os.makedirs(operate.lxcpath)
         operate.run(UNKNOWN, "no-such: does not exist", "start", "-n", "no-such")
+        operate.run(UNKNOWN, "no-such*: no container matches that pattern in ", "start", "-n", "no-such*")
+        # Nor can it be said that none is to start where none could be seen.
+        operate.run(UNKNOWN, "no container here", "start", "--autostart-only")
 
     def test_a_lxcpath_of_somebody_else(self, operate: Operator) -> None:
         with busybox(lxcpath=operate.lxcpath, start=False) as container:
@@ -279,8 +284,10 @@ class TestRestart:
         with busybox(lxcpath=operate.lxcpath) as container:
             operate.run(OK, "restarted", "restart", "--at-most=1/1h", "--stop-timeout=5s")
             pid = container._init_pid()
-            operate.run(CRITICAL, "given up: is RUNNING after 1 actions", "restart", "--at-most=1/1h")
+            output = operate.run(CRITICAL, "given up: is RUNNING after 1 actions", "restart", "--at-most=1/1h")
+            assert "or, where you wish it, at once with a higher --at-most" in output
             assert container._init_pid() == pid
+            operate.run(OK, "restarted", "restart", "--at-most=2/1h", "--stop-timeout=5s")
 
 
 @pytest.mark.skipif(not shutil.which("lxd") or not shutil.which("lxc"), reason="needs LXD (apt install lxd lxd-client)")

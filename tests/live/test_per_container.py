@@ -120,7 +120,7 @@ def test_fifty_containers_are_fifty_entities(sensu_go_lab: Lab, lxcpath: str, tm
 
             # Destroyed: it is told so, and the ttl that it had runs out in silence, while that of the others does not.
             doomed.destroy()
-            assert "1 told to be gone" in run(*how)[1]
+            assert "1 told for the last time" in run(*how)[1]
             last = lab.wait_for_event("doomed", "check_container_state", lambda event: not event["check"].get("ttl"))
             assert last["check"]["status"] == 0
             assert last["check"]["output"].startswith(

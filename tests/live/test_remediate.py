@@ -155,7 +155,8 @@ def test_a_stopped_container_is_started_again(remediated: Remediated, requires_l
     """The shipped check every second, with the shipped pattern of its output; what it asks for is lxc-start itself."""
     lab = remediated.lab
     lab.install("plugins", lab.agent_etc)
-    remediated.action["when"] = {"check": "check_container_state", "output": "STOPPED", "occurrences": [2, 30]}
+    with open(os.path.join(CHECKS, "handlers", "remediate.json"), encoding="utf-8") as file:
+        remediated.action["when"] = json.load(file)["lxc_remediate"]["actions"]["start"]["when"]
     remediated.write()
     with busybox("remediated") as container:
         start = ["lxc-start", "-n", container.name]

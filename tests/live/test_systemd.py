@@ -18,6 +18,7 @@ UNIT = "sensu-lxc-watch.service"
 SOURCE = ROOT / "checks/systemd" / UNIT
 INSTALLED = Path("/etc/systemd/system") / UNIT
 PLUGINS = Path("/etc/sensu/plugins")
+STATE = Path("/var/lib/sensu-lxc")
 PORT = 3031  # where the unit's command line looks for Sensu Go's agent
 pytestmark = pytest.mark.usefixtures("requires_lxc")
 
@@ -42,8 +43,8 @@ def installed() -> Iterator[None]:
     """What README says: the plugins dropped in, the unit copied. Nothing may be there already."""
     if not os.path.isdir("/run/systemd/system"):
         pytest.skip("systemd does not run here; in the guest of make test-vm it does")
-    if INSTALLED.exists() or PLUGINS.exists():
-        pytest.skip(f"{INSTALLED} or {PLUGINS} is there already")
+    if INSTALLED.exists() or PLUGINS.exists() or STATE.exists():
+        pytest.skip(f"{INSTALLED}, {PLUGINS} or {STATE} is there already")
     PLUGINS.mkdir(parents=True)
     subprocess.run(["cp", "-r", f"{ROOT}/plugins/.", str(PLUGINS)], check=True)
     shutil.copy(SOURCE, INSTALLED)
@@ -51,6 +52,7 @@ def installed() -> Iterator[None]:
         yield
     finally:
         systemctl("disable", "--now", UNIT, check=False)
+        systemctl("clean", "--what=state", UNIT, check=False)
         INSTALLED.unlink()
         shutil.rmtree(PLUGINS)
         systemctl("daemon-reload")
@@ -85,7 +87,8 @@ def test_installed_as_the_readme_says(installed: None) -> None:
         systemctl("stop", UNIT)
         assert (shown("Result"), shown("ExecMainStatus"), shown("ActiveState")) == ("success", "0", "inactive")
         assert "ended by a signal" in journal()
-        # What went away while it was stopped is told at the next start: systemd kept its folder.
+        # What went away while it was stopped is told at the next start, also where that comes after a boot.
+        assert list(STATE.glob("check_container_state-*-reported"))
         web.destroy()
         systemctl("start", UNIT)
         gone = (0, f"{web.name} is no longer on this host; this is its last result")

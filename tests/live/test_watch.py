@@ -57,9 +57,10 @@ def watching(lxcpath: str, url: str, tmp_path: pathlib.Path, *more: str) -> Iter
     try:
         yield process
     finally:
-        process.send_signal(signal.SIGTERM)
         try:
-            assert process.wait(5) == 0, (tmp_path / "watch.log").read_text()
+            if process.poll() is None:  # the test did not end it itself
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(5) == 0, (tmp_path / "watch.log").read_text()
         finally:
             process.kill()
             process.wait()
@@ -158,3 +159,38 @@ def test_one_incident_with_the_sweep_under_a_real_sensu_go(
         again = lab.wait_for_event("web", "check_container_state", lambda event: event["check"]["occurrences"] == 2)
         assert again["check"]["output"] == bad["check"]["output"]
         assert len([event for event in lab.events() if event["entity"]["metadata"]["name"] == "web"]) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_leaves_nothing_in_a_monitor(number: signal.Signals, lxcpath: str, tmp_path: pathlib.Path) -> None:
+    """A monitor keeps whom it was to tell, by descriptor, and else sends that to whoever asks it the next thing."""
+    names = [f"web{one}" for one in range(4)]
+    with contextlib.ExitStack() as stack:
+        there = stack.enter_context(Stamped())
+        for name in names:
+            stack.enter_context(made(lxcpath, name))
+
+        def follow() -> "contextlib.AbstractContextManager[subprocess.Popen[str]]":
+            return watching(lxcpath, there.url, tmp_path)
+
+        with follow() as watch:
+            wait_until(lambda: all(there.of(name) for name in names), 10, "their first results")
+            for name in names:  # a question by somebody else, as each look asks
+                tool("lxc-info", lxcpath, name)
+            if number == signal.SIGKILL:
+                watch.kill()
+                watch.wait()
+        if number == signal.SIGKILL:  # then the next one makes up for it
+            count = {name: len(there.of(name)) for name in names}
+            with follow():
+                wait_until(lambda: all(len(there.of(name)) > count[name] for name in names), 10, "what it sees")
+        for name in names[:2]:
+            tool("lxc-freeze", lxcpath, name)
+            tool("lxc-unfreeze", lxcpath, name)
+        for name in names:
+            tool("lxc-stop", lxcpath, name, "-k")
+
+
+def tool(name: str, lxcpath: str, container: str, *more: str) -> None:
+    done = subprocess.run([name, "-P", lxcpath, "-n", container, *more], capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stderr) == (0, ""), f"{name} {container}"

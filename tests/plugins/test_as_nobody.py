@@ -14,7 +14,7 @@ from typing import Callable
 import pytest
 import sensu_plugin
 
-from tests.plugins.running import PLUGINS, Output
+from tests.plugins.running import NAMES, PLUGINS, Output
 from tests.plugins.trees import LXC, MIB, Container, Tree
 
 NOBODY = 65534
@@ -76,7 +76,8 @@ def as_nobody(python: str, readable: Path, nobodys_tree: Tree) -> Run:
             cwd="/",
             timeout=30,
         )
-        return Output(script, done.returncode, done.stdout, done.stderr).well_formed()
+        output = Output(script, done.returncode, done.stdout, done.stderr)
+        return output.well_formed() if script in NAMES else output
 
     return run
 
@@ -248,3 +249,21 @@ def test_an_lxc_conf_that_may_not_be_read(nobodys_tree: Tree, as_nobody: Run) ->
     nobodys_tree.write("/etc/lxc/lxc.conf", "lxc.lxcpath = /srv/lxc\n").chmod(0o600)
     nobodys_tree.container("other", "/srv/lxc", running=False)
     assert as_nobody(STATE).status == 3
+
+
+def test_a_directory_that_can_not_be_listed_is_no_empty_one(as_nobody: Run, nobodys_tree: Tree) -> None:
+    nobodys_tree.write("/proc/loadavg", "1.50 2.50 3.50 2/345 6789\n")
+    folder = nobodys_tree.root / "srv/lxc"
+    folder.mkdir(parents=True)
+    assert as_nobody("metrics_container.py", "-P", "/srv/lxc").status == 0
+    assert as_nobody("check_host_capacity.py", "-P", "/srv/lxc", "--disk-critical", "100%").status in (0, 1)
+    folder.chmod(0o700)
+    done = as_nobody("metrics_container.py", "-P", "/srv/lxc")
+    assert (done.status, "srv/lxc: Permission denied; run as root, or name the containers with -n" in done.out) == (
+        3,
+        True,
+    )
+    done = as_nobody("check_host_capacity.py", "-P", "/srv/lxc", "--disk-critical", "100%")
+    assert done.status == 3
+    assert "not all containers can be counted" in done.first
+    assert "srv/lxc: Permission denied; run as root, or name another directory with -P" in done.out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -67,12 +68,53 @@ class TestPassesOn:
         assert done.returncode == (3 if ">&-" in closed else 0)
         assert done.stdout + done.stderr == ("" if "2>&-" in closed else "OK\n")
 
+    def test_what_nobody_reads_of_one_stream_costs_the_other_nothing(self) -> None:
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(writer, b"x" * 4096)
+        os.set_blocking(writer, True)
+        apart = "os.write(2, b'aside\\n'); os.write(1, b'CRITICAL\\n'); os._exit(2)"
+        done = subprocess.run(code(apart, 1.0), stdout=subprocess.PIPE, stderr=writer, timeout=20)
+        os.close(writer)
+        os.close(reader)
+        assert (done.returncode, done.stdout) == (2, b"CRITICAL\n")
+
+    def test_no_room_for_a_file(self) -> None:
+        """Which a limit on files' sizes leaves none in memory either."""
+        before = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))"
+        apart = "from sensu_lxc.bound import speak; speak(0, 'OK')"
+        status, words, aside = run(apart, before=before)
+        assert (status, "nothing was said" in words, aside) == (3, True, "")
+
+
+class TestSpeak:
+    """Before there are two processes: a misspelt option, or no process to be had."""
+
+    def test_to_a_reader_that_never_reads(self) -> None:
+        before = "from sensu_lxc.bound import speak; speak(0, 'x' * 100_000, seconds=0.3)"
+        running = subprocess.Popen(code("", before=before), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert running.stderr is not None
+        assert running.stderr.read(20) == b"x" * 20
+        assert running.wait(timeout=10) == 3
+        running.communicate()
+
+    def test_a_signal_ends_it(self) -> None:
+        before = "from sensu_lxc.bound import speak; speak(0, 'x' * 100_000, seconds=30)"
+        running = subprocess.Popen(code("", before=before), stdout=subprocess.PIPE)
+        assert running.stdout is not None
+        assert running.stdout.read(1) == b"x"
+        running.send_signal(signal.SIGINT)
+        assert running.wait(timeout=10) == -signal.SIGINT
+        running.stdout.close()
+
 
 class TestTheOther:
     @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
     def test_dies(self, number: int) -> None:
         status, words, _ = run(f"print('OK', flush=True); os.kill(os.getpid(), {int(number)})")
-        assert (status, words) == (3, f"Name UNKNOWN: signal {int(number)} ended the process that looked\n")
+        assert (status, words) == (3, f"Name UNKNOWN: signal {int(number)} ended it before it was done\n")
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
     def test_is_told_of_a_signal(self, number: int) -> None:
@@ -91,6 +133,45 @@ class TestTheOther:
         finally:
             os.close(reader)
             running.kill()
+
+    def test_is_interrupted_once(self) -> None:
+        """By ^C, which reaches both, and by a signal to the one that was started."""
+        apart = (
+            "os.write(ready, b'x')\n"
+            "try:\n"
+            "    time.sleep(30)\n"
+            "except KeyboardInterrupt:\n"
+            "    time.sleep(0.3); os.write(1, b'interrupted'); os._exit(3)"
+        )
+        for to in (os.kill, os.killpg):
+            reader, writer = os.pipe()
+            running = subprocess.Popen(
+                code(apart, before=f"ready = {writer}"),
+                pass_fds=[writer],
+                stdout=subprocess.PIPE,
+                start_new_session=True,
+            )
+            os.close(writer)
+            try:
+                assert os.read(reader, 1) == b"x"
+                to(running.pid, signal.SIGINT)
+                assert (running.communicate(timeout=10)[0], running.returncode) == (b"interrupted", 3)
+            finally:
+                os.close(reader)
+                running.kill()
+
+    def test_is_not_forgotten_where_the_one_that_waits_was_asleep(self) -> None:
+        """Woken when its time is up, CPython's sigtimedwait tells of a signal that there was none."""
+        for _ in range(3):
+            running = subprocess.Popen(code("time.sleep(60)", 0.5), stdout=subprocess.PIPE, start_new_session=True)
+            time.sleep(0.3)
+            running.send_signal(signal.SIGSTOP)
+            time.sleep(0.5)
+            running.send_signal(signal.SIGCONT)
+            words, _ = running.communicate(timeout=10)
+            assert (running.returncode, words[:35]) == (3, b"Name UNKNOWN: not finished after 0.")
+            with pytest.raises(ProcessLookupError):
+                os.killpg(running.pid, 0)
 
     def test_ends_where_nobody_waits_for_it_any_more(self) -> None:
         reader, writer = os.pipe()
@@ -133,6 +214,14 @@ class TestStuck:
     def test_of_somebody_elses_nothing_is_believed(self, tmp_path: Path) -> None:
         stuck.note(f"{tmp_path}/stuck", ["a"], os.getpid())
         os.chmod(f"{tmp_path}/stuck", 0o777)
+        stuck.refuse(f"{tmp_path}/stuck", ["a"])
+
+    def test_tries_again_after_an_hour(self, tmp_path: Path) -> None:
+        stuck.note(f"{tmp_path}/stuck", ["a"], os.getpid())
+        (name,) = os.listdir(f"{tmp_path}/stuck")
+        with pytest.raises(CannotObserve, match=f"rm {tmp_path}/stuck/{name}"):
+            stuck.refuse(f"{tmp_path}/stuck", ["a"])
+        os.utime(f"{tmp_path}/stuck/{name}", (time.time() - 3601,) * 2)
         stuck.refuse(f"{tmp_path}/stuck", ["a"])
 
     def test_where_nothing_can_be_written_the_bound_holds_all_the_same(self) -> None:

@@ -95,17 +95,28 @@ class TestFromRunToRun:
         waited(web, "memory", 1000 + 90_000_000, 500 + 25_000_000)
         waited(web, "io", 1000 + 99_000_000, 500 + 70_000_000)
         found = run()
-        assert [one.state for one in found] == [OK, WARNING, CRITICAL]
+        assert [one.state for one in found] == [WARNING, CRITICAL, OK]
         assert [values(one) for one in found] == [
-            {"cpu_some": 50.0, "cpu_full": 10.0},
             {"memory_some": 90.0, "memory_full": 25.0},
             {"io_some": 99.0, "io_full": 70.0},
+            {"cpu_some": 50.0, "cpu_full": 10.0},
         ]
+
+    def test_what_is_well_is_said_in_one_sentence(self, tree: Tree, clock: Clock, tmp_path: Path) -> None:
+        web = tree.container("web")
+        run = Runs(CheckContainerPressure, tree, tmp_path)
+        run()
+        clock.now += 100
+        waited(web, "cpu", 1000 + 50_000_000, 500 + 10_000_000)
+        words = (
+            "web: some (all) of it waited 50.0% (10.0%) for CPU, 0.0% (0.0%) for memory, 0.0% (0.0%) for I/O of the "
+        )
+        assert str(run.one()) == words + "time over 100 s"
 
     def test_some_resources_in_an_order_of_ours(self, tree: Tree, clock: Clock, tmp_path: Path) -> None:
         tree.container("web").file("cpu.pressure").unlink()
         run = Runs(CheckContainerPressure, tree, tmp_path, "--resource", "io", "--resource", "memory", "-w", "50%")
-        assert [list(values(one)) for one in run()] == [["memory_some", "memory_full"], ["io_some", "io_full"]]
+        assert list(values(run.one())) == ["memory_some", "memory_full", "io_some", "io_full"]
 
     def test_thresholds_that_are_given_are_the_only_ones(self, tree: Tree, clock: Clock, tmp_path: Path) -> None:
         web = tree.container("web")
@@ -115,6 +126,7 @@ class TestFromRunToRun:
         (finding,) = Runs(CheckContainerPressure, tree, tmp_path, "--resource", "io")()
         assert finding.state is OK  # nothing moved
         web.write("io.pressure", (RECORDED / "io.pressure").read_bytes())
+        clock.now += 4000  # too long ago to compare with
         clock.meanwhile = lambda: waited(web, "io", 1957165 + 450_000, 4174 + 400_000)
         finding = Runs(CheckContainerPressure, tree, tmp_path, "--resource", "io", "-v").one()
         assert (finding.state, "80.1%" in str(finding) or "80.0%" in str(finding)) == (CRITICAL, True)
@@ -127,10 +139,11 @@ class TestFromRunToRun:
 
     def test_a_kernel_that_tells_no_full_of_cpu(self, tree: Tree, clock: Clock, tmp_path: Path) -> None:
         waited(tree.container("web"), "cpu", 1000, None)
-        assert [one.state for one in Runs(CheckContainerPressure, tree, tmp_path)()] == [OK, OK, OK]
-        (cpu, *others) = Runs(CheckContainerPressure, tree, tmp_path, "--full-warning", "50%")()
+        well = Runs(CheckContainerPressure, tree, tmp_path).one()
+        assert (well.state, "waited 0.0% for CPU, 0.0% (0.0%) for memory" in str(well)) == (OK, True)
+        (cpu, others) = Runs(CheckContainerPressure, tree, tmp_path, "--full-warning", "50%")()
         assert (cpu.state, "is not told" in str(cpu)) == (UNKNOWN, True)
-        assert [one.state for one in others] == [OK, OK]
+        assert (others.state, len(values(others))) == (OK, 4)
 
     def test_cgroups_of_two_lives(
         self, tree: Tree, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -140,7 +153,7 @@ class TestFromRunToRun:
         tree.container("web")
         lives = iter([1] * 4 + [2] * 14)  # each resource asks before and after
         monkeypatch.setattr(Cgroups, "life", lambda tree, directory: next(lives))
-        assert [one.state for one in Runs(CheckContainerPressure, tree, tmp_path)()] == [OK, OK, OK]
+        assert Runs(CheckContainerPressure, tree, tmp_path).one().state is OK
 
 
 class TestOnAHost:

@@ -79,7 +79,7 @@ def test_all_is_well(any_tree: Tree, state: Run) -> None:
         ([], 2, "and "),
         (["--exclude", "*"], 3, "--exclude leaves none of 4 containers"),
         (["-n", "run,none", "--exclude", "r*,n*"], 3, "--exclude leaves none of 2 containers"),
-        (["-n", "none", "--exclude", "none"], 3, "--exclude leaves none of 1 container"),
+        (["-n", "none", "--exclude", "none"], 3, "--exclude leaves out the one container that is meant"),
         (["-n", "run", "--expect", "running"], 0, "run: RUNNING"),
         (["-n", "run", "--expect", "Stopped"], 2, "run: RUNNING, expected STOPPED"),
         (["--exclude", "off,ice,dead"], 0, "run: RUNNING"),

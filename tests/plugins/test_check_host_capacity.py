@@ -183,6 +183,14 @@ class TestOnAHost:
         assert done.status == 0, done.out
         assert done.perfdata["host_memory_promised"]["value"] == "0"
         assert "0 of 0 containers running" in done.out
+        assert done.first.startswith("CheckHostCapacity OK: 0 B of 1.9 GiB memory promised"), "what most run short of"
+
+    def test_an_empty_directory_beside_what_runs_elsewhere(self, any_tree: Tree) -> None:
+        any_tree.container("a", limit=64 * MIB)
+        any_tree.at("/srv/lxc").mkdir(parents=True)
+        done = run(any_tree, "-P", "/srv/lxc", "--disk-critical", "1P", "-v")
+        assert done.status == 0, done.out
+        assert done.perfdata["host_containers_running"]["value"] == "1"
 
     def test_alarms(self, any_tree: Tree) -> None:
         any_tree.container("a", limit=64 * MIB)

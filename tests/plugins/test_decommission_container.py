@@ -97,6 +97,14 @@ class TestRefuses:
         assert status == 3
         assert "run it as root (sudo -n)" in answer["error"]
 
+    @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+    @pytest.mark.parametrize("which", [["--request-id=x", "--name-prefix=wrong"], ["-n", "wrong"]])
+    @pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+    def test_none_is_gone_but_not_silently(self, tmp_path: pathlib.Path, which: "list[str]", dry: "list[str]") -> None:
+        status, answer = run_script(*which, *dry, "-P", str(tmp_path))
+        assert (status, answer["state"], answer.get("removed", False)) == (0, "GONE", False)
+        assert f"nothing was there: there is no container {answer['name']} in {tmp_path}" in answer["note"]
+
     def test_says_what_is_wrong_in_one_json_line(self) -> None:
         status, answer = run_script("--request-id", "a b")
         assert (status, answer["name"], answer["left"]) == (3, None, [])

@@ -325,3 +325,53 @@ def test_it_runs_from_anywhere_and_through_a_link(host: Tree, tmp_path: Path) ->
         [sys.executable, str(link), "--root", "host"], cwd=tmp_path, capture_output=True, text=True, timeout=30
     )
     assert done.returncode == 0, done.stdout
+
+
+# A number that each check takes where another one would be refused.
+TAKEN = {
+    "check_container_cpu.py": "80%",
+    "check_container_disk.py": "900M",
+    "check_container_io.py": "10M",
+    "check_container_memory.py": "900M",
+    "check_container_network.py": "10M",
+    "check_container_pids.py": "80%",
+    "check_container_pressure.py": "80%",
+}
+
+
+@pytest.mark.parametrize("script", TAKEN)
+def test_who_wrote_no_threshold_is_told_what_this_check_takes(script: str, host: Tree) -> None:
+    said = run(script, host, "-w", "many").misuse()
+    assert TAKEN[script] in said
+    assert ("80%" in said) == (script not in ("check_container_io.py", "check_container_network.py"))
+    assert run(script, host, "-w", TAKEN[script], "-n", "web").first.find("argument") == -1
+
+
+@every_script
+def test_a_range_is_explained_where_one_is_taken(script: str) -> None:
+    out = run(script, None, "--help").out
+    assert ("=RANGE" in out or " RANGE\n" in out or "-warning RANGE" in out) == ("RANGE is N (alerts at N" in out)
+
+
+@pytest.mark.parametrize("arguments", [("-w", "-5%"), ("--warning", "-5M"), ("-w=-5%",), ("--timeout", "-5s")])
+def test_a_negative_number_is_called_so(arguments: tuple[str, ...], host: Tree) -> None:
+    assert "is negative" in run("check_container_memory.py", host, *arguments).misuse()
+
+
+def test_a_stray_word_is_taken_for_a_name(host: Tree) -> None:
+    assert "write -n nu-a,nu-b;" in run("check_container_state.py", host, "nu-a", "nu-b").misuse()
+    assert "write -n" not in run("check_container_state.py", host, "nu-a", "--nmae").misuse()
+    assert "write -n" not in run("check_host_capacity.py", host, "nu-a").misuse(), "it takes no -n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="who is not root may not see all")
+def test_root_is_not_told_that_something_may_be_hidden(host: Tree) -> None:
+    assert run("check_container_memory.py", host, "-n", "nosuch").first.endswith("nosuch: no such container here")
+
+
+def test_without_sensu_plugin_it_is_said_what_to_install(tmp_path: Path) -> None:
+    line = [sys.executable, "-S", str(PLUGINS / "check_container_state.py")]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (3, "")
+    assert "install sensu-plugin==0.8.0 requests" in done.stdout
+    assert "--break-system-packages" in done.stdout

@@ -363,11 +363,33 @@ class TestOutput:
         assert 'lxc_container_up{container="web"} 1\n' in text
         assert list(text_string_to_metric_families(text))
 
-    def test_stays_as_it_was_where_nothing_could_be_measured(self, tree: Tree, tmp_path: Path) -> None:
+    def test_claims_nothing_where_nothing_could_be_measured(self, tree: Tree, tmp_path: Path) -> None:
+        whole(tree, "web")
         target = tmp_path / "lxc.prom"
-        target.write_text("old")
-        assert metrics(tree, "--output", str(target)).status == 3
-        assert target.read_text() == "old"
+        assert metrics(tree, "--output", str(target)).status == 0
+        assert "lxc_scrape_success 1\n" in target.read_text()
+        (tree.root / "proc/1/net/unix").unlink()
+        done = metrics(tree, "--output", str(target))
+        assert (done.status, "net/unix" in done.out) == (3, True)
+        assert [line for line in target.read_text().split("\n") if line[:1] not in ("#", "")] == [
+            "lxc_scrape_success 0"
+        ]
+
+    @pytest.mark.parametrize("arguments", [(), ("--exclude", "web"), ("-n", "web*")])
+    def test_of_a_host_whose_last_container_is_gone(
+        self, arguments: tuple[str, ...], tree: Tree, tmp_path: Path
+    ) -> None:
+        tree.write("/proc/loadavg", "1.50 2.50 3.50 2/345 6789\n")
+        target = tmp_path / "lxc.prom"
+        target.write_text('lxc_container_up{container="web"} 1\n')
+        if "--exclude" in arguments:
+            whole(tree, "web")
+        done = metrics(tree, "--output", str(target), *arguments)
+        assert (done.status, done.out, done.err) == (0, "", "")
+        text = target.read_text()
+        assert "lxc_container_up" not in text
+        assert "lxc_scrape_containers 0\n" in text
+        assert ("lxc_host_defined_containers 0\n" in text, "lxc_host_cpu_cores" in text) == (not arguments,) * 2
 
     def test_that_can_not_be_written_is_said(self, tree: Tree, tmp_path: Path) -> None:
         whole(tree, "web")

@@ -118,13 +118,19 @@ class TestFromRunToRun:
         clock.now += 60
         assert str(Runs(Rate, tree, tmp_path, "-n", "web").one()).endswith("over 0.5 s")
 
-    def test_a_run_right_after_another_looks_twice(
+    def test_a_run_right_after_another_waits_for_its_turn(
         self, tree: Tree, world: World, clock: Clock, tmp_path: Path
     ) -> None:
         run = Runs(Rate, tree, tmp_path)
         run()
+        clock.slept = 0.0
         clock.now += 0.1
-        assert str(run.one()).endswith("over 0.5 s")
+        world.add(50)
+        assert str(run.one()) == "web: grew by 100/s over 0.5 s", "what was between the two is lost"
+        assert clock.slept == pytest.approx(0.4)
+        clock.now += 60
+        world.add(600)
+        assert str(run.one()) == "web: grew by 10/s over 60 s"
 
     def test_a_run_of_long_ago_makes_no_rate(self, tree: Tree, world: World, clock: Clock, tmp_path: Path) -> None:
         run = Runs(Rate, tree, tmp_path)

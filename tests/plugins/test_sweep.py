@@ -97,7 +97,7 @@ def test_one_that_is_gone_is_told_so_once(kind: Any, tree: Tree, tmp_path: Path)
         assert told(there)["old"]["ttl"] == 180
         shutil.rmtree(tree.root / "var/lib/lxc/old")
         out = sweep()
-        assert out.first.endswith(f"1 container reported to {there.url} (1 OK), and 1 told to be gone")
+        assert out.first.endswith(f"1 container reported to {there.url} (1 OK), and 1 told for the last time")
         last = told(there)["old"]
         assert not last.get("ttl")
         words = "CheckContainerState OK: old is no longer on this host; this is its last result"
@@ -297,13 +297,87 @@ def test_many_go_by_several_connections(sweep: Sweep, go: Go) -> None:
     assert go.server.connections == 4
 
 
-def test_another_command_line_means_others(sweep: Sweep, go: Go) -> None:
-    for name in ("web", "db"):
-        sweep.tree.container(name)
-    sweep("-n", "web")
-    told(go)
-    sweep("-n", "db")
-    assert set(told(go)) == {"db"}
+class TestAnotherCommandLine:
+    """The one before it may have been changed, or runs beside it."""
+
+    @pytest.fixture
+    def pair(self, sweep: Sweep, go: Go) -> Sweep:
+        for name in ("web", "db"):
+            sweep.tree.container(name)
+        sweep()
+        assert set(told(go)) == {"web", "db"}
+        return sweep
+
+    def pass_by(self, sweep: Sweep, seconds: float, *memories: str) -> None:
+        """As if the last runs of those (all, where none is named) had been so long ago."""
+        for file in sweep.folder.iterdir():
+            if not memories or any(word in file.read_text() for word in memories):
+                lines = file.read_text().split("\n")
+                heading = lines[0].split("\t")
+                heading[-1] = str(float(heading[-1]) - seconds)
+                at = file.stat().st_mtime - seconds
+                file.write_text("\n".join(["\t".join(heading), *lines[1:]]))
+                os.utime(file, (at, at))
+
+    def test_takes_the_place_of_one_that_is_no_longer_run(self, pair: Sweep, go: Go) -> None:
+        pair("--exclude", "db")
+        assert set(told(go)) == {"web"}, "the other may run beside it"
+        self.pass_by(pair, 61)
+        pair("--exclude", "db")
+        assert set(told(go)) == {"web"}
+        self.pass_by(pair, 61)
+        pair("--exclude", "db")
+        results = told(go)
+        assert set(results) == {"web", "db"}
+        words = "CheckContainerState OK: db is no longer watched; this is its last result"
+        assert (results["db"]["output"], "ttl" in results["db"]) == (words, False)
+        pair("--exclude", "db")
+        assert set(told(go)) == {"web"}
+        assert len(list(pair.folder.iterdir())) == 1
+
+    def test_tells_of_what_was_destroyed_meanwhile(self, pair: Sweep, go: Go) -> None:
+        shutil.rmtree(pair.tree.root / "var/lib/lxc/db")
+        pair.tree.stop_listening(socket_name("/var/lib/lxc/db"))
+        for _ in range(3):
+            told(go)
+            pair("-n", "web")
+            self.pass_by(pair, 61)
+        assert "no longer on this host" in told(go)["db"]["output"]
+
+    def test_lets_another_one_be(self, sweep: Sweep, go: Go) -> None:
+        for name in ("web", "db"):
+            sweep.tree.container(name)
+        for _ in range(3):
+            for one in ("web", "db"):
+                sweep("-n", one)
+                assert set(told(go)) == {one}
+                self.pass_by(sweep, 30)
+
+    def test_after_a_night_in_which_none_ran(self, sweep: Sweep, go: Go) -> None:
+        for name in ("web", "db"):
+            sweep.tree.container(name)
+            sweep("-n", name)
+        self.pass_by(sweep, 40000)
+        told(go)
+        sweep("-n", "web")
+        assert set(told(go)) == {"web"}, "the other has had no chance yet"
+
+    def test_says_nothing_of_whom_another_one_reports(self, pair: Sweep, go: Go) -> None:
+        for _ in range(4):
+            for one in ("web", "db"):
+                pair("-n", one)
+            self.pass_by(pair, 61)
+        assert len(go.taken) == 8
+        assert all("ttl" in one for one in go.taken)
+        assert len(list(pair.folder.iterdir())) == 2, "what both replaced is still remembered"
+
+    def test_for_other_results_is_none_of_its_business(self, pair: Sweep, go: Go) -> None:
+        self.pass_by(pair, 1000)
+        for other in (["--check-name", "other"], ["--entity-prefix", "h1-"]):
+            for _ in range(2):
+                pair("-n", "web", *other)
+                self.pass_by(pair, 61)
+        assert {one["entity"] for one in go.taken} == {"web", "h1-web"}
 
 
 def test_a_pattern_that_means_nobody_is_the_sweeps_own_problem(sweep: Sweep, go: Go) -> None:
@@ -395,9 +469,9 @@ def test_a_state_dir_that_cannot_be_written_is_said(sweep: Sweep, go: Go) -> Non
 
 @given(some.binary(max_size=80) | some.text(some.sampled_from("end\n\t'01x\\")).map(str.encode))
 def test_garbage_is_nobody(garbage: bytes) -> None:
-    assert parsed(garbage) == {}
-    heading = b"sensu-lxc reported 1\n"
-    for found in parsed(heading + garbage + b"\nend\n").values():
+    assert parsed(garbage).reported == {}
+    heading = b"sensu-lxc reported 2\t60\t180\t1.5\n"
+    for found in parsed(heading + garbage + b"\nend\n").reported.values():
         assert isinstance(found, Reported)
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sensu_lxc import table
+from sensu_lxc import inventory, table
 from sensu_lxc.accounting import Cpu, Io, Pids, Pressure
 from sensu_lxc.cgroups import Memory
 from sensu_lxc.network import Network
@@ -198,9 +198,7 @@ class TestOnce:
         assert re.match(r"web +RUNNING\+ORPHANED ", top(tree).out.splitlines()[1])
 
     def test_who_is_asked_for_and_not_there_is_said(self, site: Tree) -> None:
-        said = (
-            "TopContainers UNKNOWN: no-such: no such container here, or it is not running and hidden from this user\n"
-        )
+        said = f"TopContainers UNKNOWN: no-such: {inventory.absent('no-such')}\n"
         some = top(site, "-n", "web,no-such")
         assert (some.status, some.err) == (3, said)
         assert [line.split()[0] for line in some.out.splitlines()] == ["NAME", "web"]
@@ -343,7 +341,7 @@ class TestLive:
     def test_who_is_asked_for_and_not_there_is_said(self, site: Tree) -> None:
         with screen(site, "-n", "web", "-n", "no-such*") as shown:
             shown.until("web .*\x1b\\[J")
-            assert shown.last[1].startswith("no-such*: no such container here")
+            assert shown.last[1].startswith("no-such*: matches no container")
             assert [line.split()[0] for line in shown.last[2:4]] == ["NAME", "web"]
         with screen(site, "-n", "no-such", "--interval", "100ms") as shown:
             shown.until("no-such: no such container here.*NAME.*\x1b\\[J")

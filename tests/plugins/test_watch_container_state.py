@@ -91,6 +91,8 @@ class TestFollowers:
             server.bind(f"\0{directory}/command")
             server.listen()
             followers.scan(time.monotonic())
+            stranger, _ = server.accept()
+            assert stranger.recv(100) == lxc_monitor.farewell(), "for whoever was killed before"
             first, _ = server.accept()
             assert first.recv(100) == lxc_monitor.request(None)
             first.sendall(answer(RUNNING))
@@ -101,6 +103,11 @@ class TestFollowers:
             assert self.heard(followers, poll) == (directory, False)
             second.sendall(message(STOPPING))
             assert self.heard(followers, poll) == (directory, False), "it asks again, and waits"
+            third, _ = server.accept()
+            followers.close()
+            assert third.recv(100) == lxc_monitor.request(STOPPING) + lxc_monitor.farewell()
+            assert third.recv(100) == b""
+            followers.scan(time.monotonic() + 1)
         assert self.heard(followers, poll) == (directory, True)
         assert not poll.poll(0)
 
@@ -114,6 +121,7 @@ class TestFollowers:
             server.bind(f"\0{directory}/command")
             server.listen()
             followers.scan(time.monotonic())
+            server.accept()
             connection, _ = server.accept()
             connection.sendall(answer(0, -1))
             self.heard(followers, poll)

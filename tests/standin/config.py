@@ -47,7 +47,10 @@ def parse(text):
 
 def _definitions(root):
     for element in root.iterfind("properties/hudson.model.ParametersDefinitionProperty/parameterDefinitions/*"):
-        kind = re.fullmatch(r"hudson\.model\.(String|Text|Boolean|Choice|Password)ParameterDefinition", element.tag)
+        kind = re.fullmatch(
+            r"hudson\.model\.(String|Text|Boolean|Choice|Password)ParameterDefinition"
+            r"|org\.jvnet\.jenkins\.plugins\.nodelabelparameter\.(Label)ParameterDefinition", element.tag
+        )  # fmt: skip
         if not kind:
             raise BadConfig(f"no such kind of parameter: {element.tag}")
         choices = tuple(choice.text or "" for choice in element.iterfind("choices//string"))
@@ -57,7 +60,7 @@ def _definitions(root):
         elif kind.group(1) == "Boolean":
             default = _flag(default)
         yield Definition(
-            kind.group(1),
+            kind.group(1) or kind.group(2),
             element.findtext("name"),
             default,
             choices,

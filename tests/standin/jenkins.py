@@ -39,11 +39,12 @@ class Jenkins:
     prefix   the context path, such as "/jenkins"
     work     a directory for workspaces; a temporary one, removed on close, if not given
     env      variables that shell steps get in addition
+    agents   {name: such variables on the agent of that name}, where a job's parameter (NodeLabel plugin) names one
     tls      (certificate chain, key) files; the URL is https then
     phase    where in its start-up it is; up unless told otherwise
     """
 
-    def __init__(self, profile="2.568", prefix="", work=None, env=None, tls=None, port=0, phase=Phase.UP):
+    def __init__(self, profile="2.568", prefix="", work=None, env=None, tls=None, port=0, phase=Phase.UP, agents=None):
         self.profile = PROFILES[profile]
         self._own_work = None if work else tempfile.mkdtemp(prefix="jenkins-standin-")
         self.clock = Clock()
@@ -57,7 +58,7 @@ class Jenkins:
         self._phase = phase
         self._starter = None
         self._closed = threading.Event()
-        runner = Runner(str(work or self._own_work), uuid.uuid4().hex, dict(env or {}))
+        runner = Runner(str(work or self._own_work), uuid.uuid4().hex, dict(env or {}), dict(agents or {}))
         self.controller = Controller(self.clock, runner, self.job_url, lambda: self.url + "/")
         self.controller.up = phase is Phase.UP
         self._api = Api(self.controller, self.profile, self.users, prefix)

@@ -23,8 +23,9 @@ def without_notes(raw):
 class Runner:
     """Runs builds for one controller and makes sure that nothing of them stays behind."""
 
-    def __init__(self, work, cookie, environment):
+    def __init__(self, work, cookie, environment, agents):
         self.work = work
+        self.agents = agents
         self.cookie = cookie  # marks every process started here
         self.environment = environment
         self._orphans = []
@@ -92,6 +93,11 @@ class Runner:
             CI="true",
         )
         environment.update(build.parameters)
+        # The NodeLabel plugin: the build runs on the agent that its parameter names.
+        for definition in job.config.parameters or ():
+            if definition.kind == "Label":
+                name = build.parameters[definition.name]
+                environment.update(self.agents[name], NODE_NAME=name, NODE_LABELS=name)
         return environment
 
     def _step(self, build, command, workspace, environment):

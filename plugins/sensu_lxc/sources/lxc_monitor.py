@@ -25,6 +25,16 @@ def request(known: int | None) -> bytes:
     return _HEADER.pack(_ADD_STATE_CLIENT, _MASK.size, 0) + _MASK.pack(*wanted)
 
 
+def farewell() -> bytes:
+    """Ask to be told nothing more: a request without states, at which the monitor hangs up.
+
+    At a connection that merely ends it looks for the client only where its stack happens to hold this command still
+    (lxc_cmd_handler reads no request then, and goes by one that it never set). Who is not struck off stays on the list
+    by the number of his descriptor, and what he was to be told goes to the next one to get that number: lxc-stop.
+    """
+    return _HEADER.pack(_ADD_STATE_CLIENT, 0, 0)
+
+
 def state(raw: bytes) -> int | None:
     """The state that the bytes received so far tell of, None where more are to come."""
     if len(raw) < _HEADER.size:
