@@ -183,7 +183,7 @@ def test_each_container_is_a_client_until_it_is_gone(
         assert lab.api("GET", "/clients/web1")[1]["type"] == "proxy"
         stays.stop()
         goes.destroy()
-        assert sweep()[1].endswith("1 container reported to " + url + " (1 CRITICAL), and 1 told to be gone")
+        assert sweep()[1].endswith("1 container reported to " + url + " (1 CRITICAL), and 1 told for the last time")
         event = lab.wait_for_event("web1", STATE)
         assert (event["check"]["status"], event["check"]["origin"]) == (2, lab.client)
         last = lab.wait_for_result("web2", STATE, lambda check: "this is its last result" in check["output"])
