@@ -9,7 +9,7 @@ VM_PACKAGES = qemu-system-x86 mmdebstrap debian-archive-keyring e2fsprogs
 help:
 	@echo "make demo    the whole loop, step by step: a container runs short, Jenkins makes another one"
 	@echo "make test    the tests that need neither root nor LXC"
-	@echo "make live    the tests on real containers (root, LXC; Sensu Go where it is on PATH)"
+	@echo "make live    the tests on real containers (root, LXC; Sensu Go and Core where they are on PATH)"
 	@echo "make test-vm the live tests in a QEMU guest with pure cgroup v2 (minutes without KVM; VM=--all for all of them)"
 	@echo "make lint    style and types"
 	@echo "make bench   what a check costs, side by side with what one could do instead"

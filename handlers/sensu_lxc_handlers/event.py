@@ -140,11 +140,15 @@ def _kind(name: str, check: dict) -> str:  # type: ignore[type-arg]
 
 
 def _runner(check: dict, names: dict) -> str:  # type: ignore[type-arg]
-    """Go says processed_by, Core origin where it is not the client itself."""
+    """Go says processed_by, Core origin where it is not the client itself.
+
+    Core says that a proxy was its own runner where it missed its result, and so does who hands it in by that name.
+    """
     told = _text(check.get("processed_by")) or _text(check.get("origin"))
-    if told or names.get("type") == "proxy" or names.get("entity_class") == "proxy":
-        return told
-    return _text(_dict(names, "metadata").get("name")) or _text(names.get("name"))
+    name = _text(_dict(names, "metadata").get("name")) or _text(names.get("name"))
+    if names.get("type") == "proxy" or names.get("entity_class") == "proxy":
+        return told if told != name else ""
+    return told or name
 
 
 def _history(value: object) -> "tuple[int, ...]":

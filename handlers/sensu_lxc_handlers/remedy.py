@@ -113,14 +113,7 @@ def unfit(event: Event, wall: float, max_age: float) -> "Hold | None":
         return hold
     if event.runner in ("", _THROUGH_CORES_API):
         return Hold("no-runner", "nobody tells which host ran the check, and a proxy can't be asked for anything")
-    if event.runner == event.entity and _is_of_a_proxy(event):
-        return Hold("proxy", f"{clean(event.runner, 80)} is a proxy, which can't be asked for anything")
     return None
-
-
-def _is_of_a_proxy(event: Event) -> bool:
-    names = (event.document.get("entity"), event.document.get("client"))
-    return any(isinstance(one, dict) and "proxy" in (one.get("entity_class"), one.get("type")) for one in names)
 
 
 def chosen(event: Event, wanted: "Iterable[Action]", wishes: "Iterable[Action]") -> "Hold | list[Action]":

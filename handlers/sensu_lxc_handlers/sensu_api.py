@@ -218,6 +218,12 @@ class Core(Sensu):
     def _authorization(self) -> str:
         return basic(*self._known.login) if self._known.login else ""
 
+    def _refusal(self, what: str, reply: Reply) -> ApiTrouble:
+        if reply.status == 500 and b'"not connected to ' in reply.body:  # it looks before it does anything
+            text = f"{clean(what, 120)} answered 500: Sensu Core's API has lost its Redis or its transport, see its log"
+            return ApiTrouble(UNREACHABLE, text)
+        return super()._refusal(what, reply)
+
     def _advice(self, status: int) -> str:
         if status == 401:
             return "user or password_file is wrong, or missing: they are `api` in Core's own settings"

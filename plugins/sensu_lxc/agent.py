@@ -26,6 +26,7 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]*")
 _PLACE = re.compile(r"(?:(http|tcp)://)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::([0-9]{1,5}))?/?")
 _ANSWER_AT_MOST = 65536
 _ASK_SECONDS = 2.0
+_CONNECTED_SECONDS = 1.0  # for which a client is believed to keep its connection to the server
 
 # entity: the proxy client (Core) or proxy entity (Go); check: its name; status: int; output: str that is not empty;
 # ttl: whole seconds, or 0 where no further result is to be waited for; interval: whole seconds; handlers: tuple of
@@ -89,13 +90,18 @@ def connect(where: str, seconds: float) -> Agent:
 
 
 def _asked(door: _Http, deadline: float) -> Agent:
-    """Whose HTTP it is. Core knows no /version, and Go no /info."""
+    """Whose HTTP it is. Go knows no /info, and Core no /version, which it would write into its log at every run."""
+    status, body = door.ask("GET", "/info", b"", deadline)
+    if status == 200 and b'"sensu"' in body:
+        return CoreHttp(door)
+    if status == 401:  # what is true of /info is of /results, too
+        raise Unreachable(
+            f"{door.url} wants a password, as protect_all_endpoints of Sensu Core's client has it; the client's other "
+            f"socket wants none: --agent tcp://127.0.0.1:{SOCKET_PORT}"
+        )
     status, body = door.ask("GET", "/version", b"", deadline)
     if status == 200 and b'"version"' in body:
         return GoApi(door)
-    status, body = door.ask("GET", "/info", b"", deadline)
-    if (status == 200 and b'"sensu"' in body) or status == 401:  # 401: all of it is protected, as results will show
-        return CoreHttp(door)
     raise Unreachable(f"what answers at {door.url} is neither Sensu Go's agent nor Sensu Core's client")
 
 
@@ -149,19 +155,24 @@ def _core(result: Result) -> bytes:
         "interval": result.interval,
         "issued": int(result.at),
         "executed": int(result.at),
+        # What a result does not say Core's server takes from its own definition of a check of that name, where it has
+        # one; so that there is no ttl has to be said.
+        "ttl": result.ttl or None,
     }
-    if result.ttl:
-        check["ttl"] = result.ttl
-    if result.handlers:  # without it Core takes the handler named default
+    if result.handlers:  # else those of that definition, or the handler named default
         check["handlers"] = list(result.handlers)
     return json.dumps(check).encode("ascii")
 
 
 class CoreHttp(Agent):
-    """The HTTP socket of Sensu Core's client."""
+    """The HTTP socket of Sensu Core's client.
+
+    It says 202 and drops the result where it is not connected to its transport, which only /info tells.
+    """
 
     def __init__(self, door: _Http) -> None:
         self._door = door
+        self._connected_at = 0.0
 
     def __str__(self) -> str:
         return self._door.url
@@ -170,13 +181,22 @@ class CoreHttp(Agent):
         return CoreHttp(self._door.another())
 
     def send(self, result: Result, deadline: float) -> None:
+        if monotonic() - self._connected_at > _CONNECTED_SECONDS:
+            status, body = self._door.ask("GET", "/info", b"", deadline)
+            if status == 200 and b'"connected":false' in body:
+                raise Unreachable(
+                    f"Sensu Core's client at {self} has no connection to its transport and would drop what it is "
+                    "given; its log says why"
+                )
+            self._connected_at = monotonic()
         self._door.post("/results", _core(result), deadline)
 
 
 class CoreSocket(Agent):
     """The TCP socket of Sensu Core's client: one result and one answer for each connection.
 
-    It takes an array as well, but of one with a bad result in it nobody could say what was taken.
+    Its "ok" is no promise: where the client is not connected to its transport it drops the result, and nothing tells
+    so. It takes an array as well, but of one with a bad result in it nobody could say what was taken.
     """
 
     def __init__(self, host: str, port: int) -> None:

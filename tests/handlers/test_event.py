@@ -17,6 +17,10 @@ RULES = policy.Rules(cooldown=600, lease=60, max_age=7200)
 # The name of a recording tells its scenario; the code of the Hold, or ACT.
 DECISIONS = {
     "sensu-core": {
+        "lxchost1__deregistration__create__s1__o1": "deregistration",
+        "lxchost1__keepalive__resolve__s0__o1": "keepalive",
+        "lxchost1__missing__create__s127__o1": "unknown",
+        "lxchost1__registration__create__s1__o2": "registration",
         "monitor_lxc__proxied__create__s2__o1": "ACT",
         "ubuntu__check_memory_no_agent__create__s2__o1": "ACT",
         "ubuntu__check_memory_no_agent__create__s2__o5": "ACT",
@@ -30,7 +34,10 @@ DECISIONS = {
         "ubuntu__memory_check__create__silenced": "silenced",
         "ubuntu__metrics__create__s0__o1": "ok",
         "ubuntu__slow__create__s2__o1": "timed-out",
+        "web1__check_container_state__create__s2__o2": "ACT",
+        "web1__check_container_state__ttl_expired__s1__o1": "ttl",
         "web1__ttlcheck__create__s2__o1": "ACT",  # a result posted with a ttl that has not expired
+        "web2__check_container_state__resolve__s0__o2": "ok",
     },
     "sensu-go": {
         "check-critical-first": "ACT",
@@ -216,6 +223,8 @@ class TestWhoRanIt:
         [
             ("sensu-core", "ubuntu__memory_check__create__s2__o1", "ubuntu", False),
             ("sensu-core", "monitor_lxc__proxied__create__s2__o1", "ubuntu", True),
+            ("sensu-core", "web1__check_container_state__create__s2__o2", "lxchost1", True),
+            ("sensu-core", "web1__check_container_state__ttl_expired__s1__o1", "", True),  # it says web1 itself
             ("sensu-go", "proxy-critical", "lxchost1", True),
             ("sensu-go", "check-critical-first", "lxchost1", False),
             ("sensu-go", "posted-proxy-with-labels", "lxchost1", True),

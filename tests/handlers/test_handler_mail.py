@@ -235,7 +235,9 @@ def test_a_host_or_check_that_is_not_heard_of_is_mailed(setup, sink):
 FIRST = {
     "sensu-core": {
         "ubuntu__check_memory_no_agent__resolve__s0__o15": "ok", "ubuntu__memory_check__create__silenced": "silenced",
-        "ubuntu__metrics__create__s0__o1": "ok",
+        "ubuntu__metrics__create__s0__o1": "ok", "lxchost1__registration__create__s1__o2": "registration",
+        "lxchost1__deregistration__create__s1__o1": "deregistration", "lxchost1__keepalive__resolve__s0__o1": "ok",
+        "web2__check_container_state__resolve__s0__o2": "ok",
     },
     "sensu-go": {
         "check-critical-silenced": "silenced", "check-critical-third": "silenced", "check-first-ok": "ok",

@@ -222,7 +222,7 @@ def test_a_dry_run_fails_where_the_ledger_can_not_be_written(setup, core):
 def test_a_proxy_is_never_asked(setup, core):
     assert setup.run(event(origin="", client={"name": "web1", "type": "proxy"})).code == "no-runner"
     own = setup.run(event(entity="web1", origin="web1"))
-    assert (own.word, own.code) == ("HOLD", "proxy")
+    assert (own.word, own.code) == ("HOLD", "no-runner")
     assert not core.requests
     # Its event does not tell, but the API does.
     other = setup.run(event(entity="x", origin="web1"))

@@ -83,13 +83,13 @@ def test_who_runs_nothing():
     """Core says origin also where a client's results were handed in by itself, so a proxy may be its own runner."""
     document = core_event("web1", executed=WALL)
     document["client"]["type"], document["check"]["origin"] = "proxy", "web1"
-    assert remedy.unfit(Event.from_sensu(document), WALL, 600).code == "proxy"
+    assert remedy.unfit(Event.from_sensu(document), WALL, 600).code == "no-runner"
     document["check"]["origin"] = "host1"
     assert remedy.unfit(Event.from_sensu(document), WALL, 600) is None
     document = json.loads(recorded("sensu-go")["proxy-critical"])
     assert remedy.unfit(Event.from_sensu(document), document["check"]["executed"], 600) is None
     document["check"]["processed_by"] = document["entity"]["metadata"]["name"]
-    assert remedy.unfit(Event.from_sensu(document), document["check"]["executed"], 600).code == "proxy"
+    assert remedy.unfit(Event.from_sensu(document), document["check"]["executed"], 600).code == "no-runner"
     del document["check"]["processed_by"]
     assert remedy.unfit(Event.from_sensu(document), document["check"]["executed"], 600).code == "no-runner"
 
@@ -99,8 +99,9 @@ def test_who_runs_nothing():
     [
         (
             "sensu-core",
-            "check_memory_no_agent__create__s2__o1 check_memory_no_agent__create__s2__o5 flappy__create__s1__o1"
-            " memory_check__create__s2__o1 memory_check__create__s2__o4 proxied__create__s2__o1",
+            "check_container_state__create__s2__o2 check_memory_no_agent__create__s2__o1"
+            " check_memory_no_agent__create__s2__o5 flappy__create__s1__o1 memory_check__create__s2__o1"
+            " memory_check__create__s2__o4 proxied__create__s2__o1",
         ),
         (
             "sensu-go",
@@ -118,8 +119,9 @@ def test_what_was_recorded(kind, fit):
         hold = remedy.unfit(told, told.executed or 0, 600)
         found[name.partition("__")[2] if kind == "sensu-core" else name] = hold and hold.code
     assert sorted(name for name, code in found.items() if code is None) == fit.split()
-    codes = {"ok", "flapping", "silenced", "keepalive", "timed-out"}
-    assert set(found.values()) - {None} == codes | ({"no-runner"} if kind == "sensu-core" else {"ttl", "unknown"})
+    codes = {"ok", "flapping", "silenced", "keepalive", "timed-out", "ttl", "unknown"}
+    of_core = {"no-runner", "registration", "deregistration"}
+    assert set(found.values()) - {None} == codes | (of_core if kind == "sensu-core" else set())
 
 
 @pytest.mark.parametrize(

@@ -224,6 +224,13 @@ def test_faults(core, go, status, read, asked, says):
         assert code == asked and (says in text)
 
 
+def test_a_core_that_lost_its_redis_was_asked_for_nothing(core):
+    core.connected = False
+    for ask in ((of_core(core).latest_results,), (of_core(core).request, "unpublished_fix", "ubuntu", "r")):
+        code, text = trouble(*ask)
+        assert code == UNREACHABLE and "answered 500: Sensu Core's API has lost its Redis or its transport" in text
+
+
 def test_no_answer_in_time(core):
     core.fault, core.fault_on = "blackhole", "POST"
     started = time.monotonic()

@@ -302,7 +302,7 @@ class Lab:
                 process.wait(5)
             process.kill()
             process.wait()
-            _kill_session(process.pid)
+            kill_session(process.pid)
         self._started.clear()
         for relay in self._relays:
             relay.close()
@@ -416,7 +416,7 @@ def _pids_in(netns: str) -> "set[int]":
     return found
 
 
-def _kill_session(session: int) -> None:
+def kill_session(session: int) -> None:
     """End what a daemon left running (a check or handler in progress): whatever is of its session."""
     for entry in os.listdir("/proc"):
         with contextlib.suppress(OSError, ValueError), open(f"/proc/{int(entry)}/stat") as stat:

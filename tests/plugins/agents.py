@@ -1,4 +1,4 @@
-"""Stand-ins for Sensu's agents, as honest as ../recordings and Core's own source (client/socket.rb, http_socket.rb)."""
+"""Stand-ins for Sensu's agents: Go's as recorded (../recordings), Core's as a real 1.9 answers (live/sensu_core.py)."""
 
 from __future__ import annotations
 
@@ -93,34 +93,51 @@ class Go:
 
 
 class CoreHttp(Go):
-    """The HTTP socket of Sensu Core's client, which closes each connection."""
+    """The HTTP socket of Sensu Core's client, which closes each connection.
+
+    connected: whether it has its transport; without it says the same and the result is lost. unknown: paths that it did
+    not know, each of which it warns of in its log.
+    """
 
     def __init__(self, port: int = 0) -> None:
         super().__init__(port, closes_after=1)
+        self.connected = True
+        self.unknown: list[str] = []
 
     def get(self, path: str) -> tuple[int, str]:
-        return (200, '{"sensu":{"version":"1.9.0"}}') if path == "/info" else (404, '{"endpoints":{}}')
+        if path != "/info":
+            self.unknown.append(path)
+            return 404, '{"endpoints":{"/info":{"help":"Sensu client information","methods":["GET"]}}}'
+        count = "0" if self.connected else "null"
+        pipes = ",".join(f'"{name}":{{"messages":{count},"consumers":{count}}}' for name in ("keepalives", "results"))
+        transport = f'{{"name":"redis",{pipes},"connected":{json.dumps(self.connected)}}}'
+        return 200, f'{{"sensu":{{"version":"1.9.0"}},"transport":{transport}}}'
 
     def post(self, path: str, body: bytes, kind: str) -> tuple[int, str]:
         if "application/json" not in kind:
             return 415, '{"response":"Invalid content type"}'
-        check = json.loads(body)
+        try:
+            check = json.loads(body)
+        except ValueError:
+            return 400, '{"response":"Failed to parse JSON body"}'
         if not core_takes(check):
             return 500, '{"response":"Internal Server Error: Check your Sensu logs for error details"}'
-        self.taken.append({**check, "entity": check["source"]})
+        if self.connected:
+            self.taken.append({**check, "entity": check["source"]})
         return 202, '{"response":"ok"}'
 
 
 def core_takes(check: Any) -> bool:
-    """What Core's validator looks at."""
+    """What Core's validator looks at; null is as good as nothing."""
     return (
         isinstance(check, dict)
         and NAME.fullmatch(check.get("name", "")) is not None
-        and NAME.fullmatch(check.get("source", "x")) is not None
+        and NAME.fullmatch(check.get("source") or "x") is not None
         and isinstance(check.get("output"), str)
-        and isinstance(check.get("status", 0), int)
-        and isinstance(check.get("ttl", 1), int)
-        and check.get("ttl", 1) > 0
+        and isinstance(check.get("status") or 0, int)
+        and isinstance(check.get("ttl") or 1, int)
+        and (check.get("ttl") or 1) > 0
+        and all(isinstance(one, str) for one in check.get("handlers") or ())
     )
 
 

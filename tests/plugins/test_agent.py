@@ -38,7 +38,7 @@ class TestEachAgent:
     def test_a_last_result_has_no_ttl(self, kind: Any) -> None:
         with kind() as there:
             agent.connect(there.url, 5).send(RESULT._replace(ttl=0), later())
-        assert "ttl" not in there.taken[0]
+        assert not there.taken[0].get("ttl")
 
     def test_a_refused_result_costs_the_next_one_nothing(self, kind: Any) -> None:
         with kind() as there:
@@ -53,6 +53,33 @@ class TestEachAgent:
             pass
         with pytest.raises(Unreachable, match="no agent at .*: Connection refused"):
             agent.connect(there.url, 5).send(RESULT, later())
+
+
+@pytest.mark.parametrize("kind", [CoreHttp, CoreSocket])
+def test_core_is_told_that_there_is_no_ttl(kind: Any) -> None:
+    """A server that defines a check of that name would add its own, and miss the container for ever."""
+    with kind() as there:
+        agent.connect(there.url, 5).send(RESULT._replace(ttl=0), later())
+    assert there.taken[0]["ttl"] is None
+
+
+def test_a_client_that_lost_its_transport_gets_nothing_that_it_would_drop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent, "_CONNECTED_SECONDS", 0.0)
+    with CoreHttp() as there:
+        door = agent.connect(there.url, 5)
+        door.send(RESULT, later())
+        there.connected = False
+        with pytest.raises(Unreachable, match="no connection to its transport and would drop"):
+            door.send(RESULT, later())
+        there.connected = True
+        door.send(RESULT, later())
+        assert len(there.taken) == 2
+
+
+def test_core_is_not_asked_for_what_it_would_write_into_its_log() -> None:
+    with CoreHttp() as there:
+        agent.connect(there.url, 5).send(RESULT, later())
+        assert there.unknown == []
 
 
 def test_one_connection_serves_all() -> None:
@@ -112,6 +139,19 @@ def test_auto_finds_core_by_its_socket(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(agent, "HTTP_PORT", nobody.port)
         monkeypatch.setattr(agent, "SOCKET_PORT", int(there.url.rpartition(":")[2]))
         assert str(agent.connect("auto", 5)) == there.url
+
+
+def test_auto_takes_the_other_socket_of_a_core_that_wants_a_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Protected(CoreHttp):
+        def get(self, path: str) -> tuple[int, str]:
+            return 401, '{"response":"You must be authenticated using your http_options user and password settings"}'
+
+    with CoreSocket() as there, Protected() as protected:
+        monkeypatch.setattr(agent, "HTTP_PORT", protected.port)
+        monkeypatch.setattr(agent, "SOCKET_PORT", int(there.url.rpartition(":")[2]))
+        assert str(agent.connect("auto", 5)) == there.url
+        with pytest.raises(Unreachable, match="wants a password, .* the client's other socket wants none: --agent tcp"):
+            agent.connect(protected.url, 5)
 
 
 @pytest.mark.parametrize("where", ["", "https://a:1", "http://a:0", "http://a:99999", "tcp://", "a b", "http://a/path"])

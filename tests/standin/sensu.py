@@ -91,6 +91,7 @@ class SensuCore(_Sensu):
 
     def __init__(self) -> None:
         self.user: Optional[tuple[str, str]] = None
+        self.connected = True  # to Redis and the transport
         self.clients = _recorded("sensu-core", "clients")
         self.checks = _recorded("sensu-core", "checks")
         self.results = _recorded("sensu-core", "results")
@@ -102,7 +103,13 @@ class SensuCore(_Sensu):
         path, query = [unquote(one) for one in parts.path.strip("/").split("/")], dict(parse_qsl(parts.query))
         if self.user and request.authorization != _basic(*self.user):
             return 401, {"WWW-Authenticate": 'Basic realm="Restricted Area"'}, ""
-        if request.method == "POST" and path == ["request"]:
+        if not self.connected:
+            return 500, {"Content-type": "application/json"}, {"error": "not connected to transport"}
+        if path == ["request"]:
+            if request.method != "POST":
+                return 405, {"Allow": "POST"}, ""
+            if not _fits(request.body, check=str, subscribers=list, reason=str, creator=str):
+                return 400, {}, ""
             if request.body["check"] not in [check["name"] for check in self.checks]:
                 return 404, {}, ""
             self.asked.append(request.body)
@@ -122,6 +129,13 @@ class SensuCore(_Sensu):
             told = json.dumps({"limit": limit, "offset": offset, "total": len(found)})
             return 200, {"X-Pagination": told}, found[offset : offset + limit]
         return 404, {}, ""
+
+
+def _fits(body: Any, **kinds: type) -> bool:
+    """What Core asks of the body of a request."""
+    return isinstance(body, dict) and all(
+        isinstance(body.get(key), kind) or (body.get(key) is None and key != "check") for key, kind in kinds.items()
+    )
 
 
 class SensuGo(_Sensu):
