@@ -96,9 +96,11 @@ class HandlerJenkins(handler.Handler):
             now = ledger.moment()
             place = self._placing(ledger, group, hosts, now)
             self.doing = f"waiting for the ledger {wanted.ledger}"
-            decision, asked = ledger.decide(
-                group, event, wanted.job, now, lambda fleet, seen: place(fleet, policy.decide(fleet, seen, now, rules))
-            )
+
+            def judge(fleet: "Fleet", seen: bool) -> "policy.Act | policy.Hold":
+                return place(fleet, policy.ours(policy.decide(fleet, seen, now, rules), fleet, scope))
+
+            decision, asked = ledger.decide(group, event, wanted.job, now, judge, scope)
             if isinstance(decision, policy.Hold):
                 return Outcome(HOLD, decision.code, f"{event}: {decision.text}")
             if asked is None:
@@ -144,9 +146,11 @@ class HandlerJenkins(handler.Handler):
         """
         if hosts is None:
             return lambda fleet, decision: decision
+        from sensu_lxc_handlers import placement
+
         fleet, seen = ledger.peek(group, self.event)
         decision = policy.decide(fleet, seen, now, self.wanted.rules)
-        if isinstance(decision, policy.Act) and decision.previous is None:
+        if placement.is_to_place(decision):
             self.doing = f"asking {hosts.api} for the hosts"
             hosts.look()
         others = [one for other, fleet in ledger.fleets().items() if other != group for one in fleet.requests]

@@ -12,14 +12,19 @@ from collections import namedtuple
 
 from sensu_lxc_handlers import following, handler, instances, policy, settings
 from sensu_lxc_handlers.fleet import (
-    BUILT,
+    BUILDING,
     COALESCED,
     FAILED,
     GONE,
     IN,
     INTENT,
+    IS_DOWN,
+    IS_RUNNING,
+    IS_UNTOLD,
+    MISSED,
     OPEN,
     OUT,
+    REJECTED,
     SENT,
     UNKNOWN,
     UNSENT,
@@ -32,7 +37,7 @@ from sensu_lxc_handlers.outcome import LedgerUnusable, Misconfigured, Misused, O
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Iterator, Sequence
     from typing import Any
 
     from sensu_lxc_handlers.asking import Asking
@@ -61,12 +66,14 @@ _SHOWN = 3
 _EXAMPLES = """\
 settings: those of handler_jenkins (scope lxc_autoscale). Needed for
   verifying        "api": {"url": "http://localhost:4567/"} or "verify_command": "/path/to/script {host} {name}",
-                   which ends with 0: it runs, 1: it does not, 2: it is gone, else: it can't tell
+                   which ends with 0: it runs, 1: it does not, 44: it is gone, else: it can't tell
   keeping a least  "min": 2
   giving back      "api", "decommission_job": "lxc_decommission" and "groups": {"web": {"match": {"entity": "web*"}}}
 
-exit status: 0 all is well, 1 a container did not come up, or nobody knows what became of a request, 2 the circuit is
-  open, or the ledger can't be used, 3 Jenkins or Sensu's API can't be read, or options or settings are wrong
+exit status: 0 all is well, 1 a container did not come up, does not run any more or is not heard of, a build or a
+  giving back failed or is waited for too long, fewer than `min` run and none is on its way, or nobody knows what became
+  of a request; 2 the circuit is open, or the ledger can't be used; 3 Jenkins or Sensu's API can't be read, or options
+  or settings are wrong
 
 examples:
   reconcile_autoscale.py
@@ -205,18 +212,32 @@ class ReconcileAutoscale(handler.Fenced):
         return Asking(wanted, self.known, deadline)
 
     def _wanted_of(self, group: str) -> "JenkinsSettings":
-        return self.groups.get(group, self.wanted._replace(group=group))
+        wanted = self.groups.get(group, self.wanted._replace(group=group))
+        # What a group had that was renamed or removed is followed to its end, and never made anew.
+        return wanted if self._is_named(group) else wanted._replace(min=0)
+
+    def _is_named(self, group: str) -> bool:
+        """Whether an alert could still be of this group, by the settings as they are."""
+        import re
+
+        pattern = re.sub(r"\\\{[a-z_]+\\\}", ".*", re.escape(self.wanted.group))
+        return group in self.groups or re.fullmatch(pattern, group) is not None
 
     def _names(self, fleets: "dict[str, Fleet]") -> "list[str]":
-        """The groups to look after: those of the ledger and of the settings."""
+        """The groups to look after: those of the settings, and those of the ledger that are not another scope's."""
         named = set(self.groups) or ({self.wanted.group} if "{" not in self.wanted.group else set())
-        known = sorted(named | set(fleets))
+        ours = {name for name, fleet in fleets.items() if fleet.is_of(self.options.json_config)}
+        known = sorted(named | ours)
         if self.options.group is None:
             return known
         if self.options.group not in known:
             there = ", ".join(clean(one, 40) for one in known[:10]) or "none"
             raise Misused(f"--group {clean(self.options.group, 60)} is not known; there is {there}")
         return [self.options.group]
+
+    def _own(self, fleet: "Fleet") -> "list[Request]":
+        """The requests that went to this scope's Jenkins. Another one would say that it never had the others."""
+        return [one for one in fleet.requests if one.is_of(self.options.json_config)]
 
     # The look
 
@@ -234,7 +255,13 @@ class ReconcileAutoscale(handler.Fenced):
             fleet, found = self._group(ledger, name, seen, others)
             others[name] = fleet
             findings += found
-            summaries.append(_summary(name, fleet, ledger.moment(), self._wanted_of(name).rules))
+            now, rules = ledger.moment(), self._wanted_of(name).rules
+            if self._is_named(name):
+                summaries.append(_summary(name, fleet, now, rules))
+            elif sum(policy.count(fleet, now, rules)):
+                why = "the settings do not name it any more, so none is made or taken away"
+                text = f"{_summary(name, fleet, now, rules)}: {why}; remove them, then --forget each request"
+                findings.append(Finding(OK, text))
         status = next(one for one in _WORST_FIRST if one == OK or any(found.status == one for found in findings))
         bad = [found for found in findings if found.status == status and status != OK]
         first = [found.text for found in bad[:_SHOWN]] or summaries[:_SHOWN] or ["no group is known yet"]
@@ -249,7 +276,7 @@ class ReconcileAutoscale(handler.Fenced):
         """Into Jenkins, by job, and into Sensu's API."""
         by_job: dict[str, list[Request]] = {}
         for name in names:
-            for one in fleets[name].requests if name in fleets else ():
+            for one in self._own(fleets[name]) if name in fleets else ():
                 late = one.state == UNSENT and elapsed(one.asked, now) < _LATE_SECONDS
                 if one.state in OPEN or late:
                     by_job.setdefault(one.job, []).append(one)
@@ -284,8 +311,9 @@ class ReconcileAutoscale(handler.Fenced):
     ) -> "dict[str, dict[str, str]]":
         """{request id: {container's name: what is known of it}} of what was built; nothing where nobody can tell."""
         told = {}
-        built = [one for one in fleet.requests if one.way == OUT and one.state in (BUILT, UNVERIFIED, VERIFIED)]
-        for one in built:
+        for one in self._own(fleet):
+            if not following.is_sought(one, now):
+                continue
             names = instances.names_of(name, one, wanted)
             if wanted.verify_command:
                 self.doing = f"running verify_command for {names[0]}"
@@ -300,12 +328,16 @@ class ReconcileAutoscale(handler.Fenced):
                 told[one.request_id] = seen.told(names, now.wall, wanted.max_age)
         return told
 
-    def _members(self, name: str, wanted: "JenkinsSettings", seen: Seen, now: "Moment") -> "Members | None":
+    def _members(
+        self, name: str, fleet: "Fleet | None", wanted: "JenkinsSettings", seen: Seen, now: "Moment"
+    ) -> "Members | None":
         """The members of a group by the latest results; None where scaling in has nothing to go by."""
         if seen.results is None or name not in self.wanted.groups:
             return None
         patterns = self.wanted.groups[name][0]
-        return members_of(seen.results, patterns, now.wall, wanted.max_age)
+        # Whoever asked for what is there, as by a wish for this group, has a say in whether it is needed still.
+        asked_by = {(one.entity, one.check) for one in fleet.requests if one.present} if fleet is not None else set()
+        return members_of(seen.results, patterns, now.wall, wanted.max_age, asked_by)
 
     # One group
 
@@ -316,13 +348,16 @@ class ReconcileAutoscale(handler.Fenced):
         rules = wanted.rules
         fleet = _followed(others[name], seen.sightings, now, rules) if name in others else None
         told = self._containers(name, fleet, wanted, seen, now) if fleet is not None else {}
-        members = self._members(name, wanted, seen, now)
+        members = self._members(name, fleet, wanted, seen, now)
         asked_of_others = [one for other, known in others.items() if other != name for one in known.requests]
         # Another group's job that can't be read is no reason to leave this one short.
         known = fleet.requests if fleet is not None else ()
         kinds = {seen.sightings[one.request_id].kind for one in known if one.request_id in seen.sightings}
-        may_ask = wanted.enabled and following.UNREADABLE not in kinds and self.end - time.monotonic() > _ASKING_SECONDS
-        can_give_back = bool(wanted.decommission_job) and members is not None and may_ask
+        is_clear = wanted.enabled and following.UNREADABLE not in kinds
+        may_ask = is_clear and self.end - time.monotonic() > _ASKING_SECONDS
+        # What verify_command had no time for may have stopped.
+        all_told = all(one.request_id in told for one in known if one.running and one.is_of(self.options.json_config))
+        can_give_back = bool(wanted.decommission_job) and members is not None and may_ask and all_told
         misfit = self._misfit(wanted) if can_give_back and fleet is not None and _may_shrink(fleet) else ""
         step = _Step()
 
@@ -338,20 +373,26 @@ class ReconcileAutoscale(handler.Fenced):
                 # What was given back is not missed, nor one whose container is no more.
                 left = {name for one in fleet.requests if one.state == GONE for name in one.names}
                 kept = (one for one in fleet.members if one not in members.left and one.partition("/")[0] not in left)
-                fleet = fleet._replace(members=tuple(kept))
+                silent = {one for one in members.silent if one.partition("/")[0] not in left}
+                fleet = fleet._replace(members=tuple(sorted({*kept, *silent})))
                 well = {name: fine for name, fine in members.are_well.items() if name.partition("/")[0] not in left}
                 fleet, less = policy.give_back(fleet, well, now, rules)
             elif wanted.verify_command or seen.results is not None:
                 fleet = fleet._replace(looked=now)
+            more = policy.ours(more, fleet, self.options.json_config)
             more = self._placed(more, wanted, seen, fleet, asked_of_others, now.wall)
             step.decision = more
+            step.is_short = not isinstance(more, policy.Hold) or more.code not in ("enough", "in-flight", "paused")
             if isinstance(more, policy.Hold) and more.code == "enough":
                 step.decision = less if can_give_back else None
                 if misfit and isinstance(step.decision, policy.Act):
                     step.decision = policy.Hold("misfit", misfit)
+                if step.decision is not None:
+                    step.decision = policy.ours(step.decision, fleet, self.options.json_config)
             if isinstance(step.decision, policy.Act) and may_ask:
                 job = wanted.job if step.decision.way == OUT else wanted.decommission_job
-                fleet, step.request = policy.intended(fleet, step.decision, None, job, now)
+                scope = self.options.json_config
+                fleet, step.request = policy.intended(fleet, step.decision, None, job, now, scope)
             return fleet
 
         self.doing = f"waiting for the ledger {wanted.ledger}"
@@ -362,12 +403,19 @@ class ReconcileAutoscale(handler.Fenced):
         if decision is not None and is_told and not self.options.dry_run:
             ledger.note(name, now, decision, asked and asked.request_id)
         if isinstance(decision, policy.Hold):
-            findings.append(Finding(OK, f"{name}: {decision.code}: {decision.text}"))
+            is_amiss = decision.code == "misfit" or (step.is_short and wanted.enabled)
+            few = f"fewer than min ({rules.least}) are there: " if step.is_short else ""
+            findings.append(Finding(WARNING if is_amiss else OK, f"{name}: {few}{decision.code}: {decision.text}"))
+        elif step.is_short and asked is None and is_clear:
+            findings.append(Finding(WARNING, f"{name}: fewer than min ({rules.least}) are there, and no time was left"))
         elif decision is not None and asked is not None:
             findings.append(self._ask(ledger, name, wanted, fleet, asked, decision))
             if not self.options.dry_run:
                 fleet = ledger.fleets()[name]
-        return fleet, [*_trouble(name, fleet, ledger.moment(), rules), *_haunting(name, fleet, seen, now), *findings]
+        # Of what this run asked for it tells itself, and what can't be read may be no longer what it was.
+        untold = {name for name, one in seen.sightings.items() if one.kind == following.UNREADABLE}
+        trouble = _trouble(name, fleet, ledger.moment(), rules, {asked.request_id} if asked else set(), untold)
+        return fleet, [*trouble, *_haunting(name, fleet, seen, now), *findings]
 
     def _misfit(self, wanted: "JenkinsSettings") -> str:
         """Why the job that takes containers away is none that may be asked, "" where it may.
@@ -501,30 +549,46 @@ class _Step:
 
     decision: "Act | Hold | None" = None
     request: "Request | None" = None
+    # Fewer than min are there, and none is on its way.
+    is_short = False
 
 
-class Members(namedtuple("Members", "are_well left")):
-    """are_well: {name: whether it is well} of all with a fresh result; left: names of those that are no more."""
+class Members(namedtuple("Members", "are_well silent left")):
+    """Names of members, ENTITY/CHECK.
+
+    are_well  {name: whether it is well} of all with a fresh result
+    silent    of those whose latest result is old, or says that the check was not heard of
+    left      of those that are no more
+    """
 
     __slots__ = ()
 
 
-def members_of(results: "list[Result]", patterns: "dict[str, str]", wall: float, max_age: float) -> Members:
-    """Who counts for scaling in: each check of each entity that the group's patterns fit."""
+def members_of(
+    results: "list[Result]", patterns: "dict[str, str]", wall: float, max_age: float,
+    asked_by: "Collection[tuple[str, str]]" = (),
+) -> Members:  # fmt: skip
+    """Who counts for scaling in: each check of each entity that the group's patterns fit, or that asked for one.
+
+    asked_by: (entity, check) of the latter.
+    """
     from fnmatch import fnmatchcase
 
-    from sensu_lxc_handlers.event import CHECK
+    from sensu_lxc_handlers.event import CHECK, TIMED_OUT, TTL
 
-    well, left = {}, set()
+    well, silent, left = {}, set(), set()
     for result in results:
-        if not all(fnmatchcase(getattr(result, key), pattern) for key, pattern in patterns.items()):
+        fits = all(fnmatchcase(getattr(result, key), pattern) for key, pattern in patterns.items())
+        if not fits and (result.entity, result.check) not in asked_by:
             continue
         name = clean(f"{result.entity}/{result.check}", 200)
         if instances.is_last(result):
             left.add(name)
         elif result.kind == CHECK and result.executed is not None and abs(wall - result.executed) <= max_age:
             well[name] = result.status == 0
-    return Members(well, left)
+        elif result.kind in (CHECK, TTL, TIMED_OUT):
+            silent.add(name)
+    return Members(well, silent, left)
 
 
 def _followed(fleet: "Fleet", sightings: "dict[str, Sighting]", now: "Moment", rules: "policy.Rules") -> "Fleet":
@@ -535,7 +599,7 @@ def _followed(fleet: "Fleet", sightings: "dict[str, Sighting]", now: "Moment", r
 
 
 def _may_shrink(fleet: "Fleet") -> bool:
-    return any(one.way == OUT and one.state == VERIFIED for one in fleet.requests)
+    return any(one.running for one in fleet.requests)
 
 
 def _without_secrets(environ: "Any") -> "dict[str, str]":
@@ -543,24 +607,63 @@ def _without_secrets(environ: "Any") -> "dict[str, str]":
     return {key: value for key, value in environ.items() if not key.startswith("SENSU_LXC_")}
 
 
-def _trouble(name: str, fleet: "Fleet", now: "Moment", rules: "policy.Rules") -> "list[Finding]":
-    """What somebody has to look after."""
+def _trouble(
+    name: str, fleet: "Fleet", now: "Moment", rules: "policy.Rules", asked: "set[str]", unread: "set[str]"
+) -> "list[Finding]":
+    """What somebody has to look after.
+
+    asked, unread: ids of requests that this run made, and of those whose place in Jenkins could not be read.
+    """
     found = []
     for way in (OUT, IN):
         broken = policy.circuit(fleet, way, now, rules)
         if broken:
             found.append(Finding(CRITICAL, f"{name}: the circuit is open: {broken}"))
     for one in fleet.requests:
-        if one.state == UNVERIFIED:
-            mend = f"look at it, or --forget {one.request_id}"
-            found.append(Finding(WARNING, f"{name}: {one.request_id}: {one.detail}: {mend}"))
-        elif one.state in (INTENT, UNKNOWN) and elapsed(one.at, now) >= rules.lease:
-            since = policy.duration(elapsed(one.at, now))
-            found.append(Finding(WARNING, f"{name}: nobody knows for {since} what became of {one.request_id}"))
-    last = fleet.latest()
-    if last is not None and last.state == FAILED and not found:
-        found.append(Finding(OK, f"{name}: {last.request_id}: {last.detail}"))
+        is_stale = one.request_id in unread and one.state not in (INTENT, UNKNOWN)
+        if one.request_id not in asked and not is_stale:
+            found += [Finding(WARNING, f"{name}: {one.request_id}: {text}") for text in _amiss(one, fleet, now, rules)]
     return found
+
+
+def _amiss(one: "Request", fleet: "Fleet", now: "Moment", rules: "policy.Rules") -> "Iterator[str]":
+    """What is wrong with one request."""
+    forget = f"--forget {one.request_id}"
+    since = policy.duration(elapsed(one.at, now))
+    if one.state in (UNVERIFIED, MISSED):
+        yield f"{one.detail}: look at it, or {forget}"
+    elif one.state == VERIFIED and one.amiss is not None:
+        for_long = elapsed(one.amiss, now)
+        if IS_DOWN in one.words:
+            yield f"{one.named(IS_DOWN)} is told not to run: look at it, or {forget}"
+        elif IS_UNTOLD in one.words and for_long >= rules.warm_up:
+            silence = f"nothing is heard of {one.named(IS_UNTOLD)} for {policy.duration(for_long)}"
+            yield f"{silence}, so it is not known to run: look at it, or {forget}"
+    elif one.state in (INTENT, UNKNOWN) and elapsed(one.at, now) >= rules.lease:
+        yield f"nobody knows for {since} what became of it; where Jenkins can't tell any more: {forget}"
+    elif one.state in (SENT, COALESCED) and elapsed(one.at, now) >= policy.patience(one, rules):
+        yield f"it waits in Jenkins' queue for {since} ({one.detail}): has it an executor, and the job's node?"
+    elif one.state == BUILDING and elapsed(one.at, now) >= policy.patience(one, rules):
+        yield f"its build runs for {since} ({one.detail}): see its log in Jenkins"
+    elif one.state == REJECTED and one is fleet.latest(one.way):
+        yield f"Jenkins refused it {since} ago: {one.detail}"
+    elif one.state == FAILED and one.way == OUT:
+        if one.present:
+            there = ", ".join(name for name in (one.named(IS_RUNNING), one.named(IS_DOWN)) if name)
+            yield f"{one.detail}, and {there} is there all the same: look at it, or {forget}"
+        elif one is _latest_ended(fleet):
+            yield f"{one.detail}: see its log in Jenkins; the next one that comes up ends this, or {forget}"
+    elif one.state == FAILED:
+        later = [other for other in fleet.requests if other.target == one.target][-1]
+        target = fleet.find(one.target)
+        if target is not None and target.present and (one is later or later.state != FAILED):
+            yield f"it did not take {one.target} away: {one.detail}: see its log in Jenkins, or {forget}"
+
+
+def _latest_ended(fleet: "Fleet") -> "Request | None":
+    """The latest request to make containers of which it is known how it ended."""
+    open_ones = (*OPEN, UNSENT, REJECTED)
+    return next((one for one in reversed(fleet.requests) if one.way == OUT and one.state not in open_ones), None)
 
 
 def _haunting(name: str, fleet: "Fleet", seen: Seen, now: "Moment") -> "list[Finding]":
@@ -572,7 +675,7 @@ def _haunting(name: str, fleet: "Fleet", seen: Seen, now: "Moment") -> "list[Fin
         if one.way == OUT and one.state == GONE and one.names:
             since = one.at.wall + _FAREWELL_SECONDS
             told = seen.told(one.names, now.wall, _FAREWELL_SECONDS, since)
-            there = [container for container, word in told.items() if word == following.IS_RUNNING]
+            there = [container for container, word in told.items() if word == IS_RUNNING]
             if there:
                 text = f"{name}: {', '.join(there)} still runs, although {one.request_id} is gone: {one.detail}"
                 found.append(Finding(WARNING, f"{text}: did the job run on its host?"))
@@ -581,7 +684,7 @@ def _haunting(name: str, fleet: "Fleet", seen: Seen, now: "Moment") -> "list[Fin
 
 def _summary(name: str, fleet: "Fleet", now: "Moment", rules: "policy.Rules") -> str:
     there, coming = policy.count(fleet, now, rules)
-    running = sum(one.containers for one in fleet.requests if one.way == OUT and one.state == VERIFIED)
+    running = sum(one.running for one in fleet.requests)
     words = f"{name}: {there} containers, {running} of them seen running, {coming} on their way"
     limits = f" (min {rules.least}, max {rules.most or 'none'})"
     return words + limits + (f", paused: {fleet.paused}" if fleet.paused else "")

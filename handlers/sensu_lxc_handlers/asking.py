@@ -37,7 +37,8 @@ class Asking:
         if look_first:
             seen = self.jenkins.sightings(asked.job, [asked])[asked.request_id]
             if seen.kind == UNREADABLE:
-                return Answer(UNKNOWN, "unknown-outcome", f"it may have got there before, and {seen.detail}")
+                forget = f"where that can't be mended: reconcile_autoscale.py --forget {asked.request_id}"
+                return Answer(UNKNOWN, "unknown-outcome", f"it may have got there before, and {seen.detail}; {forget}")
             if seen.kind not in (ABSENT, CANCELLED):
                 where = f"build {seen.build}" if seen.build else f"queue item {seen.queue_item}"
                 return Answer(SENT, "adopted", f"it got there before, {where}", seen.queue_item)

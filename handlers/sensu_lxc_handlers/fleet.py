@@ -17,15 +17,21 @@ OUT, IN = "out", "in"
 # BUILDING: its build runs.                                    BUILT: its build succeeded.
 # FAILED: its build did not succeed.
 # VERIFIED: all its containers were seen running.              UNVERIFIED: they were not, within the warm-up.
-# GONE: its containers are no more; of an IN: it is done.
+# MISSED: they were, and are told not to run since.            GONE: they are no more; of an IN: it is done.
 INTENT, UNKNOWN, UNSENT, REJECTED = "INTENT", "UNKNOWN", "UNSENT", "REJECTED"
 SENT, COALESCED, BUILDING, BUILT, FAILED = "SENT", "COALESCED", "BUILDING", "BUILT", "FAILED"
-VERIFIED, UNVERIFIED, GONE = "VERIFIED", "UNVERIFIED", "GONE"
-STATES = (INTENT, UNKNOWN, UNSENT, REJECTED, SENT, COALESCED, BUILDING, BUILT, FAILED, VERIFIED, UNVERIFIED, GONE)
+VERIFIED, UNVERIFIED, MISSED, GONE = "VERIFIED", "UNVERIFIED", "MISSED", "GONE"
+STATES = (
+    INTENT, UNKNOWN, UNSENT, REJECTED, SENT, COALESCED, BUILDING, BUILT, FAILED, VERIFIED, UNVERIFIED, MISSED, GONE,
+)  # fmt: skip
 # Those in which Jenkins has it, or may have it, and it is not known how it ended.
 OPEN = (INTENT, UNKNOWN, SENT, COALESCED, BUILDING)
 # Those in which its containers are there, or may be there.
-PRESENT = (BUILT, VERIFIED, UNVERIFIED)
+PRESENT = (BUILT, VERIFIED, UNVERIFIED, MISSED)
+
+# What is known of a container.
+IS_RUNNING, IS_DOWN, IS_GONE, IS_UNTOLD = "running", "down", "gone", "untold"
+_TOLD = (IS_RUNNING, IS_DOWN, IS_GONE, IS_UNTOLD)
 
 _FORMAT = 1
 _LARGEST = 1 << 40
@@ -42,7 +48,7 @@ class Moment(namedtuple("Moment", "wall boot_id uptime")):
 
 class Request(namedtuple(
     "Request", "request_id generation attempt way state at asked created_wall job entity check containers host names"
-    " target queue_item build detail")):  # fmt: skip
+    " target queue_item build detail words amiss scope", defaults=((), None, ""))):  # fmt: skip
     """One request of Jenkins.
 
     way          OUT or IN
@@ -55,9 +61,40 @@ class Request(namedtuple(
     target       of an IN: the request_id of the OUT whose containers it takes away, else ""
     queue_item, build  Jenkins' numbers, None where it gave none
     detail       a sentence on its state
+    words        what was known of each of names at the latest look, () where nobody has looked
+    amiss        Moment since when not all that are left of them are told to run; None while they are, or nobody looks
+    scope        of the settings that it was asked by, and so of which Jenkins; "" where that is not known
     """
 
     __slots__ = ()
+
+    @property
+    def present(self) -> int:
+        """How many of its containers are there, or may be, once its build has ended.
+
+        Of a build that succeeded all that are not told to be gone; of one that failed those that are heard of.
+        """
+        if self.way == OUT and self.state in PRESENT:
+            return int(self.containers - self.words.count(IS_GONE))
+        if self.way == OUT and self.state == FAILED:
+            return int(self.words.count(IS_RUNNING) + self.words.count(IS_DOWN))
+        return 0
+
+    @property
+    def running(self) -> int:
+        """How many of its containers were told to run at the latest look."""
+        if self.way != OUT or self.state not in (VERIFIED, UNVERIFIED, MISSED, FAILED):
+            return 0
+        known = self.containers if self.state == VERIFIED and not self.words else self.words.count(IS_RUNNING)
+        return int(known)
+
+    def is_of(self, scope: str) -> bool:
+        """Whether it was asked for by that scope, as far as is known."""
+        return self.scope in ("", scope)
+
+    def named(self, word: str) -> str:
+        """The names of those of its containers of which that is known."""
+        return ", ".join(name for name, told in zip(self.names, self.words) if told == word)
 
 
 class Fleet(
@@ -84,6 +121,10 @@ class Fleet(
         """The request of that id."""
         return next((one for one in self.requests if one.request_id == request_id), None)
 
+    def is_of(self, scope: str) -> bool:
+        """Whether it is that scope's to look after: not where all of it was asked for by others."""
+        return not self.requests or any(one.is_of(scope) for one in self.requests)
+
     def replaced(self, request: Request) -> "Fleet":
         """The fleet with this request instead of the one of its id."""
         return self._replace(
@@ -95,7 +136,8 @@ class Fleet(
         kept = [
             one
             for index, one in enumerate(self.requests)
-            if one.state in OPEN + PRESENT
+            if one.state in OPEN
+            or one.present
             or (one.at.wall > wall - _KEEP_SECONDS and index >= len(self.requests) - _KEEP)
         ]
         return self._replace(generation=request.generation, requests=(*kept, request))
@@ -156,7 +198,7 @@ def request_id(prefix: str, generation: int) -> str:
 
 _KINDS = {
     "request_id": str, "generation": int, "attempt": int, "way": str, "state": str, "created_wall": float, "job": str,
-    "entity": str, "check": str, "containers": int, "host": str, "target": str, "detail": str,
+    "entity": str, "check": str, "containers": int, "host": str, "target": str, "detail": str, "scope": str,
 }  # fmt: skip
 
 
@@ -174,7 +216,11 @@ def _request(given: "dict[str, object]") -> Request:
     at, asked = _moment(one.at), _moment(one.asked)
     if at is None or asked is None or not all(isinstance(name, str) for name in one.names):
         raise ValueError("a request makes no sense")
-    return one._replace(at=at, asked=asked, names=tuple(one.names))
+    if not all(word in _TOLD for word in one.words) or len(one.words) not in (0, len(one.names)):
+        raise ValueError("a request makes no sense")
+    return one._replace(
+        at=at, asked=asked, names=tuple(one.names), words=tuple(one.words), amiss=_moment(one.amiss)
+    )  # fmt: skip
 
 
 def _moment(given: object) -> "Moment | None":

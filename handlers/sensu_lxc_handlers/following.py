@@ -14,8 +14,14 @@ from .fleet import (
     GONE,
     IN,
     INTENT,
+    IS_DOWN,
+    IS_GONE,
+    IS_RUNNING,
+    IS_UNTOLD,
+    MISSED,
     OPEN,
     OUT,
+    PRESENT,
     SENT,
     UNKNOWN,
     UNSENT,
@@ -31,8 +37,9 @@ from .policy import Rules, duration
 # What a look into Jenkins found of a request.
 QUEUED, RUNNING, SUCCEEDED, UNSUCCESSFUL, CANCELLED, ABSENT, UNREADABLE = (
     "queued", "running", "succeeded", "unsuccessful", "cancelled", "absent", "unreadable")  # fmt: skip
-# What is known of a container.
-IS_RUNNING, IS_DOWN, IS_GONE, IS_UNTOLD = "running", "down", "gone", "untold"
+# A build that failed may have made containers all the same. They are looked for no longer than that, but while they are
+# heard of.
+_FAILED_SECONDS = 86400
 
 
 class Sighting(namedtuple("Sighting", "kind queue_item build detail", defaults=(None, None, ""))):
@@ -86,24 +93,54 @@ def _lost(one: Request, now: Moment, rules: Rules) -> Request:
     return one._replace(state=UNSENT, at=now, detail=detail)
 
 
+def is_sought(one: Request, now: Moment) -> bool:
+    """Whether its containers are to be looked for."""
+    if one.state == FAILED and not one.present and elapsed(one.at, now) >= _FAILED_SECONDS:
+        return False
+    return _may_have_made(one)
+
+
+def _may_have_made(one: Request) -> bool:
+    # What was cancelled in the queue has made nothing.
+    return bool(one.way == OUT and (one.state in PRESENT or (one.state == FAILED and one.build is not None)))
+
+
 def verify(fleet: Fleet, request_id: str, containers: "dict[str, str]", now: Moment, rules: Rules) -> Fleet:
-    """The fleet after a look for the containers of one request: {name: one of the words above}.
+    """The fleet after a look for the containers of one request: {name: what is known of it, see fleet.py}.
 
     Nothing is gone because nothing is told of it.
     """
     one = fleet.find(request_id)
-    if one is None or one.way != OUT or one.state not in (BUILT, UNVERIFIED, VERIFIED):
+    if one is None or not _may_have_made(one):
         return fleet
-    told = list(containers.values())
-    one = one._replace(names=tuple(containers)) if tuple(containers) != one.names else one
-    if told and all(word == IS_GONE for word in told):
-        changed = one._replace(state=GONE, at=now, detail=f"{', '.join(containers)}: no longer there")
-    elif told and all(word == IS_RUNNING for word in told):
-        changed = one if one.state == VERIFIED else one._replace(state=VERIFIED, at=now, detail="seen running")
+    before = dict(zip(one.names, one.words))
+    words = tuple(_known(word, before.get(name), one.state) for name, word in containers.items())
+    left = [word for word in words if word != IS_GONE]
+    all_run = bool(left) and all(word == IS_RUNNING for word in left)
+    since: Moment = one.amiss or now
+    one = one._replace(names=tuple(containers), words=words, amiss=None if all_run else since)
+    if one.state == FAILED:
+        if all_run and len(left) == len(words):
+            one = one._replace(state=VERIFIED, at=now, detail=f"seen running, although {one.detail}")
+    elif words and not left:
+        one = one._replace(state=GONE, at=now, detail=f"{', '.join(containers)}: no longer there")
+    elif all_run:
+        one = one if one.state == VERIFIED else one._replace(state=VERIFIED, at=now, detail="seen running")
     elif one.state == BUILT and elapsed(one.at, now) >= rules.warm_up:
-        missing = [name for name, word in containers.items() if word != IS_RUNNING]
-        words = f"{', '.join(missing)} not seen running within {duration(rules.warm_up)}"
-        changed = one._replace(state=UNVERIFIED, at=now, detail=words)
-    else:
-        changed = one
-    return fleet.replaced(changed)
+        missing = [name for name, word in zip(containers, words) if word != IS_RUNNING]
+        detail = f"{', '.join(missing)} not seen running within {duration(rules.warm_up)}"
+        one = one._replace(state=UNVERIFIED, at=now, detail=detail)
+    elif one.state == VERIFIED and IS_DOWN in left and elapsed(since, now) >= rules.warm_up:
+        one = one._replace(state=MISSED, at=now, detail=f"{one.named(IS_DOWN)} ran, and is told not to run any more")
+    return fleet.replaced(one)
+
+
+def _known(word: str, before: "str | None", state: str) -> str:
+    """What is known of a container that was told of before."""
+    if word != IS_UNTOLD:
+        return word
+    # Its last result may be deleted; it is gone all the same.
+    if before == IS_GONE:
+        return IS_GONE
+    # Of a failed build only what is heard of is taken to be there, and does not stop to be by falling silent.
+    return IS_DOWN if state == FAILED and before in (IS_RUNNING, IS_DOWN) else IS_UNTOLD

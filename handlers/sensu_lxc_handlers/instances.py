@@ -5,8 +5,7 @@ both), so that a request's containers can be looked for although Jenkins never t
 """
 
 from .event import CHECK
-from .fleet import Request
-from .following import IS_DOWN, IS_GONE, IS_RUNNING, IS_UNTOLD
+from .fleet import IS_DOWN, IS_GONE, IS_RUNNING, IS_UNTOLD, Request
 from .outcome import harmless
 from .settings import JenkinsSettings, fill
 
@@ -19,10 +18,13 @@ if TYPE_CHECKING:
 PREFIX_PARAMETER = "NAME_PREFIX"
 DEFAULT_PREFIX = "auto"
 STATE_CHECK = "check_container_state"
-# How the sweep of a check ends the results of a container that was there and is no more.
+# How the sweep of a check ends the results of a container; it does so also for one that runs and is only no longer
+# watched, as by an --exclude.
 _LAST_RESULT = "this is its last result"
+_GONE = f"is no longer on this host; {_LAST_RESULT}"
 
-_WORDS = {0: IS_RUNNING, 1: IS_DOWN, 2: IS_GONE}
+# Not 2, which is also said by an interpreter without its script, a wrong option, and any check that is CRITICAL.
+_WORDS = {0: IS_RUNNING, 1: IS_DOWN, 44: IS_GONE}
 _COMMAND_SECONDS = 5.0
 
 
@@ -59,7 +61,7 @@ def names_of(group: str, one: Request, wanted: JenkinsSettings) -> "tuple[str, .
 
 
 def is_last(result: "Result") -> bool:
-    """Whether it says that its container is no more, and that nothing more will come."""
+    """Whether it says that nothing more will come, be its container gone or only no longer watched."""
     return result.kind == CHECK and _LAST_RESULT in result.output
 
 
@@ -75,7 +77,7 @@ def told_by_results(
         if result.entity not in told or result.check != STATE_CHECK or result.kind != CHECK:
             continue
         if is_last(result):
-            told[result.entity] = IS_GONE
+            told[result.entity] = IS_GONE if _GONE in result.output else IS_UNTOLD
         elif result.executed is not None and abs(wall - result.executed) <= max_age and result.executed >= since:
             # A WARNING is of one that runs, after restarts; an UNKNOWN could not tell.
             told[result.entity] = {0: IS_RUNNING, 1: IS_RUNNING, 2: IS_DOWN}.get(result.status, IS_UNTOLD)

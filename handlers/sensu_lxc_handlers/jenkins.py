@@ -194,6 +194,7 @@ class Jenkins:
             reply = self._server.exchange("GET", f"{path}?tree={quote(tree, safe='[],')}")
             if reply.status != 200:
                 why = "Jenkins is starting" if _is_starting(reply) else "the user needs Overall/Read and Job/Read"
+                why = "there is no such job any more, or the user needs Job/Read" if reply.status == 404 else why
                 raise Unreadable(f"{path} answered {reply.status}: {why}")
             about = reply.json()
         except (NotSent, Unanswered) as error:

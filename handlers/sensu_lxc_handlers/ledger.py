@@ -75,18 +75,18 @@ class Book:
         raise NotImplementedError
 
     def decide(
-        self, group: str, event: Event, job: str, now: Moment, judge: "Judge"
+        self, group: str, event: Event, job: str, now: Moment, judge: "Judge", scope: str = ""
     ) -> "tuple[Act | Hold, Request | None]":
         """Ask judge(fleet, was this event seen?) and write down what it says, as one step.
 
         The Request comes with an Act: its INTENT is on the disk. None with a Hold, and where the ledger is read_only.
-        judge may be asked again, where somebody else was faster.
+        scope is that of the settings. judge may be asked again, where somebody else was faster.
         """
 
         def work(fleet: Fleet, seen: bool) -> "Step":
             decision, request = judge(fleet, seen), None
             if isinstance(decision, Act):
-                fleet, request = intended(fleet, decision, event, job, now)
+                fleet, request = intended(fleet, decision, event, job, now, scope)
             told = None if seen else _told(_key(group, event), now, decision, request and request.request_id)
             return Step((decision, request), fleet, told)
 
@@ -140,6 +140,7 @@ class Book:
                 if (
                     (one.job, one.queue_item) == (asked.job, queue_item)
                     and one.request_id != asked.request_id
+                    and (one.is_of(asked.scope) or not asked.scope)  # each scope may have a Jenkins of its own
                     and one.asked.wall > now.wall - _SAME_QUEUE_SECONDS
                 ):
                     return str(one.request_id)

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from .ledger import Key
 
 _MOST = 20000
+_LATEST = 1 << 40
+# What the values of a Decision and of a Change are.
+_DECISION = (str, str, str, str, int, float, str, str, str, (str, type(None)))
+_CHANGE = (str, str, float, str, str)
 _CONNECT_SECONDS = 3.0
 _PREFIX = "sensu-lxc"
 
@@ -94,10 +98,10 @@ class RedisLedger(Book):
             return {group: self._fleet(group, text, True) for group, text in zip(groups, texts)}
 
     def decisions(self, since_wall: float) -> "list[Decision]":
-        return [Decision(*one) for one in self._since("decisions", since_wall) if len(one) == len(Decision._fields)]
+        return [Decision(*one) for one in self._since("decisions", since_wall, _DECISION)]
 
     def changes(self, since_wall: float) -> "list[Change]":
-        return [Change(*one) for one in self._since("changes", since_wall) if len(one) == len(Change._fields)]
+        return [Change(*one) for one in self._since("changes", since_wall, _CHANGE)]
 
     def _begin(self) -> None:
         """See whether this Redis is one to rely on."""
@@ -176,15 +180,18 @@ class RedisLedger(Book):
                 self._add(pipe, "decisions", told)
                 pipe.execute()
 
-    def _since(self, name: str, since_wall: float) -> "list[list[Any]]":
+    def _since(self, name: str, since_wall: float, kinds: "tuple[Any, ...]") -> "list[list[Any]]":
         with self._explained():
             texts = self._db.zrangebyscore(self._key(name), since_wall, "+inf")
         found = []
         for text in texts:
             try:
                 *fields, _ = json.loads(text)
-            except (ValueError, TypeError):
-                raise self._damaged(f"its {name} hold what is none") from None
+                is_one = len(fields) == len(kinds) and all(map(isinstance, fields, kinds))
+            except (ValueError, TypeError, RecursionError):
+                is_one = False
+            if not is_one or not 0 <= fields[kinds.index(float)] < _LATEST:
+                raise self._damaged(f"its {name} hold what is none")
             found.append(fields)
         return found
 

@@ -4,9 +4,9 @@ import re
 from collections import namedtuple
 
 from .event import CHECK
-from .fleet import OPEN, OUT, PRESENT, Request
+from .fleet import BUILT, OPEN, OUT, PRESENT, REJECTED, UNSENT, Request
 from .outcome import clean, harmless
-from .policy import Hold, duration
+from .policy import Act, Hold, duration
 from .settings import CONTAINERS, FREE_MEMORY, SPREAD, Placement
 
 TYPE_CHECKING = False
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _FREE = ("host_memory_unpromised", "host_memory_available")
 _RUNNING = "host_containers_running"
 _SHOWN = 8
+# A container that nobody has seen is counted as on its way no longer than that, should nobody look.
+_COMING_SECONDS = 86400
 
 
 class Host(namedtuple("Host", "name status kind executed free_bytes containers")):
@@ -51,7 +53,7 @@ def choose(
 ) -> "str | Hold":  # fmt: skip
     """The name of the host for so many containers, or why there is none.
 
-    requests  of all groups: what was asked for after a host told of itself is not in its numbers yet
+    requests  of all groups: what was not seen yet, or asked for after a host told of itself, is not in its numbers
     own       of the group that it is for
     """
     requests, own = list(requests), list(own)
@@ -59,11 +61,7 @@ def choose(
     refused = []
     for host in sorted(hosts):
         why = _unfit(host, rules, wall)
-        coming = sum(
-            one.containers
-            for one in requests
-            if _is_there(one, host.name) and one.asked.wall >= (host.executed or 0)
-        )  # fmt: skip
+        coming = sum(one.containers for one in requests if _is_coming(one, host, wall))
         free = None if host.free_bytes is None else host.free_bytes - coming * rules.need_bytes
         need = rules.need_bytes * containers
         if not why and (need or rules.by == FREE_MEMORY):
@@ -120,6 +118,25 @@ def _unfit(host: Host, rules: Placement, wall: float) -> str:
 
 def _is_there(one: Request, host: str) -> bool:
     return bool(one.way == OUT and one.host == host and one.state in OPEN + PRESENT)
+
+
+def _is_coming(one: Request, host: Host, wall: float) -> bool:
+    """Whether what a request makes may not be in the host's numbers yet."""
+    if not _is_there(one, host.name):
+        return False
+    is_unseen = one.state in (*OPEN, BUILT) and one.asked.wall > wall - _COMING_SECONDS
+    return is_unseen or bool(one.asked.wall >= (host.executed or 0))
+
+
+def is_to_place(decision: "Act | Hold") -> bool:
+    """Whether it asks for containers that may be made on any host.
+
+    One that is asked for again keeps its host where its first attempt may have made the container there.
+    """
+    if not isinstance(decision, Act) or decision.way != OUT:
+        return False
+    one = decision.previous
+    return one is None or (one.state in (UNSENT, REJECTED) and one.queue_item is None and one.build is None)
 
 
 def _size(count: float) -> str:

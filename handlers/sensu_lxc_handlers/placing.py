@@ -2,7 +2,7 @@
 
 from . import placement
 from .api_settings import api_credentials, api_settings
-from .fleet import OUT, Fleet, Request
+from .fleet import Fleet, Request
 from .outcome import clean
 from .policy import Act, Hold
 from .sensu_api import ApiTrouble, connect
@@ -61,8 +61,7 @@ def placed(
     hosts   None where they could not be read, for the reason why
     others  the requests of all other groups
     """
-    # One that is asked for again keeps its host: there its first attempt may have made the container.
-    if rules is None or not isinstance(decision, Act) or decision.way != OUT or decision.previous is not None:
+    if rules is None or not isinstance(decision, Act) or not placement.is_to_place(decision):
         return decision
     if hosts is None:
         return Hold("placement", clean(why, 300))

@@ -19,7 +19,6 @@ from .fleet import (
     INTENT,
     OPEN,
     OUT,
-    PRESENT,
     REJECTED,
     UNKNOWN,
     UNSENT,
@@ -150,18 +149,26 @@ def decide(fleet: Fleet, seen: bool, now: Moment, rules: Rules) -> "Act | Hold":
 
 def top_up(fleet: Fleet, now: Moment, rules: Rules) -> "Act | Hold":
     """What is to be asked for where fewer containers are there, or on their way, than there should be."""
-    there, coming = count(fleet, now, rules)
-    # What only may be there is none to rely on.
-    doubtful = sum(one.containers for one in fleet.requests if one.way == OUT and one.state == UNVERIFIED)
-    missing = rules.least - (there - doubtful + coming)
+    relied = sum(_relied(one) for one in fleet.requests if one.way == OUT)
+    missing = rules.least - relied
     if missing <= 0:
-        return Hold("enough", f"{there + coming} of at least {rules.least}")
+        return Hold("enough", f"{relied} of at least {rules.least}")
     if fleet.paused:
         return Hold("paused", fleet.paused)
     again = _unfinished(fleet, OUT, now, rules)
     if again is not None:
         return again
     return _one_more(fleet, now, rules._replace(step=min(missing, max(rules.step, 1))))
+
+
+def _relied(one: Request) -> int:
+    """How many containers of a request to make some are there, or to come.
+
+    What only may be there is none to rely on, nor what is told not to run; but silence alone makes no container.
+    """
+    if one.state in OPEN:
+        return int(one.containers)
+    return int(one.present if one.state in (BUILT, VERIFIED) else one.running)
 
 
 def _unfinished(fleet: Fleet, way: str, now: Moment, rules: Rules) -> "Act | Hold | None":
@@ -238,22 +245,33 @@ def is_coming(one: Request, now: Moment, rules: Rules) -> bool:
     if one.state in (INTENT, UNKNOWN):
         return True
     # A build that was seen running is waited for, but not for ever, should nobody look any more.
-    longest = max(rules.warm_up, _BUILD_SECONDS) if one.state == BUILDING else rules.warm_up
-    return one.state in (*OPEN, BUILT) and elapsed(one.at, now) < longest
+    return one.state in (*OPEN, BUILT) and elapsed(one.at, now) < patience(one, rules)
+
+
+def patience(one: Request, rules: Rules) -> float:
+    """How many seconds a request may stay in its state on the way to a container."""
+    return float(max(rules.warm_up, _BUILD_SECONDS) if one.state == BUILDING else rules.warm_up)
 
 
 def count(fleet: Fleet, now: Moment, rules: Rules) -> "tuple[int, int]":
     """(containers that are there or may be, containers on their way). Each is one of them, none is both.
 
     What Jenkins was asked for and nobody has followed (there is no reconciler) is taken to be there after its warm-up.
+    A build that failed may have made some, and they have their warm-up to be heard of.
     """
     there = coming = 0
     for one in fleet.requests:
         if is_coming(one, now, rules):
             coming += one.containers
-        elif one.way == OUT and one.state in OPEN + PRESENT:
+        elif one.way == OUT and (one.state in OPEN or _has_just_failed(one, now, rules)):
             there += one.containers
+        else:
+            there += one.present
     return there, coming
+
+
+def _has_just_failed(one: Request, now: Moment, rules: Rules) -> bool:
+    return one.state == FAILED and one.build is not None and elapsed(one.at, now) < rules.warm_up
 
 
 def _never_looked(fleet: Fleet) -> str:
@@ -269,7 +287,7 @@ def give_back(fleet: Fleet, members: "dict[str, bool]", now: Moment, rules: Rule
     """(the fleet as it is after this look, what is to be done).
 
     members: {name: whether it is well} of all whose results are fresh enough to count; one that is not told is missing.
-    Only a container that was made by a request of this group is given back: the youngest that was seen running.
+    Only a container that was made by a request of this group is given back: the youngest that runs.
     """
     missing = sorted(set(fleet.members) - set(members))
     unwell = sorted(name for name, is_well in members.items() if not is_well)
@@ -286,7 +304,8 @@ def _less(fleet: Fleet, missing: "list[str]", unwell: "list[str]", now: Moment, 
     if fleet.paused:
         return Hold("paused", fleet.paused)
     if missing:
-        return Hold("missing", f"nothing fresh is heard of {_some(missing)}: what is not seen is not well")
+        mend = "where it is no more, delete it in Sensu and --forget it"
+        return Hold("missing", f"nothing fresh is heard of {_some(missing)}: what is not seen is not well; {mend}")
     if unwell:
         return Hold("unwell", f"{_some(unwell)} is not well")
     if fleet.quiet is None:
@@ -301,6 +320,8 @@ def _less(fleet: Fleet, missing: "list[str]", unwell: "list[str]", now: Moment, 
         if is_coming(one, now, rules) or (one.way == IN and one.state in (*OPEN, BUILT)):
             return Hold("in-flight", f"{one.request_id} is {one.state}")
         ago, pause = elapsed(one.asked, now), rules.cooldown_in if one.way == IN else rules.quiet
+        if one.way == IN and one.state == FAILED and elapsed(one.at, now) < max(pause, REJECTED_PAUSE_SECONDS):
+            return Hold("cooldown", f"{one.request_id} failed {duration(elapsed(one.at, now))} ago: {one.detail}")
         if ago < pause:
             return Hold("cooldown", f"{one.request_id} was asked for {duration(ago)} ago")
     unsent = fleet.latest()
@@ -309,29 +330,44 @@ def _less(fleet: Fleet, missing: "list[str]", unwell: "list[str]", now: Moment, 
     broken = circuit(fleet, IN, now, rules)
     if broken:
         return Hold("circuit-open", broken)
-    running = sum(one.containers for one in fleet.requests if one.way == OUT and one.state == VERIFIED)
+    running = sum(one.running for one in fleet.requests)
     spare = running - rules.least
     for one in reversed(fleet.requests):
-        if one.way == OUT and one.state == VERIFIED and one.containers <= spare:
+        # Only where all that there are of it run, none can be taken away that does not.
+        if one.state in (VERIFIED, FAILED) and 0 < one.running == one.present <= spare:
             return Act(fleet.generation + 1, None, False, one.containers, one.host, IN, one.request_id)
     return Hold("min", f"{running} of its containers are seen running, min is {rules.least}")
+
+
+def ours(decision: "Act | Hold", fleet: Fleet, scope: str) -> "Act | Hold":
+    """The decision, or a Hold where it would ask this scope's Jenkins for what another scope asked its own."""
+    if isinstance(decision, Hold):
+        return decision
+    other = decision.previous or fleet.find(decision.target)
+    if other is None or other.is_of(scope):
+        return decision
+    text = f"{other.request_id} was asked for by the scope {other.scope}, which has a group of the same name"
+    return Hold("other-scope", f"{text}: give one of them another name, or each a ledger of its own")
 
 
 # What becomes of a fleet
 
 
-def intended(fleet: Fleet, act: Act, event: "Event | None", job: str, now: Moment) -> "tuple[Fleet, Request]":
-    """(the fleet, the request) once it is written down that act is about to be asked for."""
+def intended(
+    fleet: Fleet, act: Act, event: "Event | None", job: str, now: Moment, scope: str = ""
+) -> "tuple[Fleet, Request]":
+    """(the fleet, the request) once it is written down that act is about to be asked for, by that scope."""
     if act.previous is not None:
         # The outcome of the attempt before stays to be read until this one has its own. Where Jenkins surely never got
         # it, another job may be named in the settings by now: a misspelt one was refused.
         job = act.previous.job if act.look_first else job
         one = act.previous._replace(attempt=act.previous.attempt + 1, state=INTENT, at=now, asked=now, job=job)
+        one = one._replace(host=act.host, scope=scope or one.scope)
         return fleet.replaced(one), one
     entity, check = (event.entity, event.check) if event is not None else ("", "")
     one = Request(
         request_id(fleet.prefix, act.generation), act.generation, 1, act.way, INTENT, now, now, now.wall, job, entity,
-        check, act.containers, act.host, (), act.target, None, None, "",
+        check, act.containers, act.host, (), act.target, None, None, "", scope=scope,
     )  # fmt: skip
     return fleet.with_request(one, now.wall), one
 

@@ -23,7 +23,7 @@ _ASKED, _BUILDING, _BUILT, _RUNNING, _BAD, _OVER = "asked", "building", "built",
 _DRAWN = {
     fleets.INTENT: _ASKED, fleets.UNKNOWN: _BAD, fleets.UNSENT: _BAD, fleets.REJECTED: _BAD, fleets.SENT: _ASKED,
     fleets.COALESCED: _ASKED, fleets.BUILDING: _BUILDING, fleets.BUILT: _BUILT, fleets.FAILED: _BAD,
-    fleets.VERIFIED: _RUNNING, fleets.UNVERIFIED: _BAD, fleets.GONE: _OVER,
+    fleets.VERIFIED: _RUNNING, fleets.UNVERIFIED: _BAD, fleets.MISSED: _BAD, fleets.GONE: _OVER,
 }  # fmt: skip
 _LEGEND = (
     (_ASKED, "asked for"), (_BUILDING, "build runs"), (_BUILT, "built, not seen yet"), (_RUNNING, "seen running"),
@@ -95,7 +95,7 @@ def _changed(one: "Change", requests: "dict[str, Request]") -> Row:
     text = one.detail
     who = _LEDGER if one.state == fleets.INTENT else _JENKINS
     text = text or ("written down, and about to be asked for" if one.state == fleets.INTENT else "")
-    if one.state in (fleets.VERIFIED, fleets.UNVERIFIED, fleets.GONE):
+    if one.state in (fleets.VERIFIED, fleets.UNVERIFIED, fleets.MISSED, fleets.GONE):
         who = _CONTAINER
         names = ", ".join(request.names) if request else ""
         text = f"{names}: {text}" if names and names not in text else text

@@ -94,6 +94,41 @@ def test_only_what_is_said_to_be_gone_is_gone(state):
         assert verified(state, **told).state == kept
 
 
+def test_what_a_failed_build_may_have_made_is_looked_for():
+    failed = request(fleets.FAILED, build=3, containers=2, detail="build 3 ended as ABORTED")
+    assert following.is_sought(failed, later(86399)) and not following.is_sought(failed, later(86400))
+    assert not following.is_sought(failed._replace(build=None), later(1)), "it was cancelled in the queue"
+    after = following.verify(fleet(failed), "lxc-abc-7", {"a": "running", "b": "untold"}, LATER, RULES)
+    (one,) = after.requests
+    assert (one.state, one.present, one.running) == (fleets.FAILED, 1, 1)
+    assert following.is_sought(one, later(1e6)), "it is there"
+    (one,) = following.verify(after, "lxc-abc-7", {"a": "untold", "b": "untold"}, LATER, RULES).requests
+    assert (one.state, one.present, one.running) == (fleets.FAILED, 1, 0)
+    (one,) = following.verify(after, "lxc-abc-7", {"a": "running", "b": "running"}, LATER, RULES).requests
+    assert (one.state, one.present, one.running) == (fleets.VERIFIED, 2, 2)
+    (one,) = following.verify(after, "lxc-abc-7", {"a": "gone", "b": "untold"}, LATER, RULES).requests
+    assert (one.state, one.present, one.running) == (fleets.FAILED, 0, 0)
+
+
+def test_what_ran_and_does_not():
+    ran = request(fleets.VERIFIED, containers=2, names=("a", "b"), words=("running", "running"))
+    told = {"a": "running", "b": "down"}
+    after = following.verify(fleet(ran), "lxc-abc-7", told, LATER, RULES)
+    (one,) = after.requests
+    assert (one.state, one.amiss, one.running, one.present) == (fleets.VERIFIED, LATER, 1, 2)
+    (one,) = following.verify(after, "lxc-abc-7", told, later(899), RULES).requests
+    assert (one.state, one.amiss) == (fleets.VERIFIED, LATER)
+    after = following.verify(after, "lxc-abc-7", told, later(900), RULES)
+    (one,) = after.requests
+    assert (one.state, one.detail) == (fleets.MISSED, "b ran, and is told not to run any more")
+    back = dict.fromkeys(told, "running")
+    (one,) = following.verify(after, "lxc-abc-7", back, later(901), RULES).requests
+    assert (one.state, one.amiss) == (fleets.VERIFIED, None)
+    # Silence is no such word.
+    (one,) = following.verify(fleet(ran), "lxc-abc-7", {"a": "untold", "b": "untold"}, later(1e6), RULES).requests
+    assert (one.state, one.running, one.present) == (fleets.VERIFIED, 0, 2)
+
+
 @pytest.mark.parametrize("state", [fleets.SENT, fleets.UNSENT, fleets.FAILED, fleets.GONE])
 def test_nothing_is_verified_that_was_not_built(state):
     assert verified(state, a="running") == request(state)

@@ -1,11 +1,13 @@
 """The containers of a request: their names as the host makes them, and what is known of each."""
 
+import re
 import time
 
 import provision_container
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sensu_lxc import sweep
 from sensu_lxc_handlers import instances
 from sensu_lxc_handlers.event import CHECK, TTL
 from sensu_lxc_handlers.sensu_api import Result
@@ -14,6 +16,7 @@ from sensu_lxc_handlers.settings import jenkins_settings
 from .test_policy import request
 
 NOW = 1_800_000_000
+LAST = "CheckContainerState OK: {}; this is its last result"
 
 
 @given(st.from_regex(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?", fullmatch=True),
@@ -44,12 +47,26 @@ def result(status=0, age=0, kind=CHECK, output="OK", entity="a", check="check_co
     return Result(entity, check, status, output, None if age is None else NOW - age, "host", "", kind, {}, {})
 
 
+def test_the_words_are_those_of_the_sweep():
+    with open(sweep.__file__, encoding="utf-8") as file:
+        source = file.read()
+    # Each way to say farewell; only the first means that the container is gone.
+    farewells = re.findall(r'f"{one.name} (is no longer [\w ]+)", (True|False)', source)
+    assert farewells
+    for words, is_there in farewells:
+        told = instances.told_by_results([result(output=LAST.format(f"a {words}"))], ["a"], NOW, 600)
+        assert told == {"a": "untold" if is_there == "True" else "gone"}, words
+    assert 'OK: {text(words)}; this is its last result"' in source
+
+
 @pytest.mark.parametrize("given_result, word", [
     (result(0), "running"), (result(1), "running"), (result(2), "down"), (result(3), "untold"), (result(127), "untold"),
     (result(None), "untold"), (result(0, age=601), "untold"), (result(0, age=-601), "untold"),
     (result(0, age=None), "untold"), (result(2, kind=TTL), "untold"), (result(0, check="check_memory"), "untold"),
-    (result(0, entity="b"), "untold"), (result(0, age=9e6, output="X OK: gone; this is its last result"), "gone"),
-    (result(0, kind=TTL, output="this is its last result"), "untold"),
+    (result(0, entity="b"), "untold"), (result(0, age=9e6, output=LAST.format("a is no longer on this host")), "gone"),
+    (result(0, kind=TTL, output=LAST.format("a is no longer on this host")), "untold"),
+    (result(0, output=LAST.format("a is no longer watched")), "untold"),
+    (result(0, output=LAST.format("a is no longer looked at under this name")), "untold"),
 ])  # fmt: skip
 def test_what_a_result_tells(given_result, word):
     assert instances.told_by_results([given_result], ["a"], NOW, 600) == {"a": word}

@@ -91,11 +91,12 @@ class World:
             elif how == "running":
                 self.jenkins[request_id] = "succeeded" if succeeds else "unsuccessful"
                 one = self.fleet.find(request_id)
-                if succeeds and one is not None:
-                    if one.way == fleets.OUT:
-                        self.running[request_id] = one.containers
-                    else:
-                        self.running.pop(one.target, None)
+                if one is not None and one.way == fleets.OUT:
+                    # What fails may have made some.
+                    made = one.containers if succeeds else one.containers // 2
+                    self.running.update({request_id: made} if made else {})
+                elif succeeds and one is not None:
+                    self.running.pop(one.target, None)
 
     def jenkins_loses_its_queue(self):
         """A kill -9 of the controller; finished builds stay."""
@@ -114,8 +115,11 @@ class World:
             self.fleet = following.follow(self.fleet, one.request_id, Sighting(how, None, 1), self.now, self.rules)
             if readable and one.way == fleets.OUT:
                 running = self.running.get(one.request_id)
-                word = following.IS_RUNNING if running else following.IS_GONE if running == 0 else following.IS_UNTOLD
-                named = {f"{one.request_id}-{number}": word for number in range(one.containers)}
+                word = fleets.IS_GONE if running == 0 else fleets.IS_UNTOLD
+                named = {
+                    f"{one.request_id}-{number}": fleets.IS_RUNNING if number < (running or 0) else word
+                    for number in range(one.containers)
+                }
                 self.fleet = following.verify(self.fleet, one.request_id, named, self.now, self.rules)
 
     def give_back(self, members):
@@ -195,10 +199,8 @@ def run(world, steps):
             if missing_or_unwell:
                 assert isinstance(decision, Hold), "what is missing or unwell takes nothing away"
             if isinstance(decision, Act):
-                verified = sum(
-                    one.containers for one in before.requests if (one.way, one.state) == (fleets.OUT, fleets.VERIFIED)
-                )
-                assert verified - decision.containers >= world.rules.least, "min is left"
+                running = sum(one.running for one in before.requests)
+                assert running - before.find(decision.target).running >= world.rules.least, "min is left"
                 assert before.find(decision.target).way == fleets.OUT, "only what was made here is taken away"
         elif kind == "top up":
             world.carry_out(policy.top_up(world.fleet, world.now, world.rules))

@@ -354,7 +354,10 @@ def test_found_in_the_queue_then_among_the_builds(standin):
 
 @pytest.mark.parametrize("user", ["blind", "discover"])
 def test_who_may_not_look_has_not_searched(standin, user):
-    with pytest.raises(Unreadable, match="answered 40[34]: the user needs Overall/Read and Job/Read"):
+    with pytest.raises(
+        Unreadable,
+        match="answered (403: the user needs Overall|404: there is no such job any more, or the user needs Job)/Read",
+    ):
         find(standin, user=user)
 
 

@@ -486,3 +486,24 @@ def test_a_byte_anywhere_that_is_another(path, read_only):
             assert str(error).isprintable()
             outcomes.add("unusable")
     assert "cooldown" in outcomes and "unusable" in outcomes
+
+
+def test_a_document_of_before_is_read():
+    """What it does not tell is: whoever reads it asked for it, and nobody has looked."""
+    one = policy.intended(fleet.Fleet("abc", 0, ()), Act(1, None, False), None, "job", moment(), "lxc_autoscale")[0]
+    document = json.loads(fleet.to_text(one))
+    for key in ("words", "amiss", "scope"):
+        del document["requests"][0][key]
+    (read,) = fleet.from_text(json.dumps(document)).requests
+    assert (read.words, read.amiss, read.scope) == ((), None, "") and read.is_of("lxc_autoscale")
+
+
+@pytest.mark.parametrize(
+    "key, value", [("words", ["runs"]), ("words", ["running"]), ("words", 7), ("amiss", 7), ("scope", None)]
+)
+def test_a_document_whose_looks_make_no_sense(key, value):
+    one = policy.intended(fleet.Fleet("abc", 0, ()), Act(1, None, False), None, "job", moment(), "s")[0]
+    document = json.loads(fleet.to_text(one))
+    document["requests"][0][key] = value
+    with pytest.raises(ValueError):
+        fleet.from_text(json.dumps(document))

@@ -119,6 +119,21 @@ def test_a_document_that_is_another(server):
         assert "delete the keys that begin with test:" in unusable(server)
 
 
+@pytest.mark.parametrize("what", ["decisions", "changes"])
+@pytest.mark.parametrize("value", [
+    "x", "7", "[]", '["g", 1, "e", "c", 1, 1e999, "ACT", "x", "y", null, "z"]',
+    '["g", "n", "e", "c", 1, 1e999, "ACT", "x", "y", null, "z"]', '["g", "r", -1.5, "SENT", "d", "z"]',
+    '["g", "r", "t", "SENT", "d", "z"]',
+])  # fmt: skip
+def test_what_happened_and_makes_no_sense(server, what, value):
+    with redis_ledger(server) as ledger:
+        decide(ledger, 1)
+        assert ledger.decisions(0) and ledger.changes(0)
+        server.ask("ZADD", f"test:{what}", "1800000001", value)
+        with pytest.raises(LedgerUnusable, match=f"its {what} hold what is none"):
+            getattr(ledger, what)(0)
+
+
 def test_somebody_elses_data(server):
     server.ask("LPUSH", "test:fleet:g", "x")
     assert "take another ?prefix=" in unusable(server)

@@ -69,7 +69,11 @@ def test_what_is_on_its_way_is_counted_until_the_host_tells_of_it():
     hosts = (host("a", free=600, age=60), host("b", free=500, age=60))
     assert choose(*hosts) == "a"
     assert choose(*hosts, requests=[out("a", 30)]) == "b"
-    assert choose(*hosts, requests=[out("a", 90)]) == "a", "its result is younger than that"
+    assert choose(*hosts, requests=[out("a", 90, state="VERIFIED")]) == "a", "its result is younger than that"
+    # It was asked for before the host told of itself, and is not built yet, or was not seen yet.
+    for state in ("SENT", "BUILDING", "BUILT"):
+        assert choose(*hosts, requests=[out("a", 90, state=state)]) == "b"
+    assert choose(*hosts, requests=[out("a", 86401, state="SENT")]) == "a", "nobody follows it"
     held = choose(host("a", free=600, age=60), requests=[out("a", 30, containers=2)])
     assert held == Hold("no-host", "a: 88 MiB free beside 2 on their way, 256 MiB needed")
     by_number = MEMORY._replace(by="containers")

@@ -222,6 +222,36 @@ def test_top_up():
     assert policy.top_up(fleet(*made("GONE", UNSENT)), later(700), rules).previous.generation == 2
 
 
+def test_top_up_relies_on_what_runs_but_silence_makes_none():
+    rules = MANY._replace(least=1, most=5)
+    down = request("MISSED", 1, names=("a",), words=("down",))
+    silent = request("VERIFIED", 1, names=("a",), words=("untold",))
+    assert policy.top_up(fleet(down), later(700), rules).containers == 1
+    assert policy.top_up(fleet(silent), later(700), rules).code == "enough"
+    partly = request("MISSED", 1, containers=2, names=("a", "b"), words=("down", "running"))
+    assert policy.top_up(fleet(partly), later(700), rules).code == "enough"
+
+
+def test_a_failed_build_counts_by_what_is_heard_of_it():
+    failed = request("FAILED", 1, containers=3, build=7)
+    assert policy.count(fleet(failed), later(299), MANY) == (3, 0)
+    assert policy.count(fleet(failed), later(300), MANY) == (0, 0)
+    heard = failed._replace(names=("a", "b", "c"), words=("running", "down", "untold"))
+    assert policy.count(fleet(heard), later(300), MANY) == (2, 0)
+    assert policy.count(fleet(failed._replace(build=None)), later(1), MANY) == (0, 0), "cancelled in the queue"
+
+
+def test_what_another_scope_asked_for_is_not_asked_for_again():
+    theirs = fleet(request(UNSENT, scope="lxc_db"))
+    act = decide(theirs, False, later(700), RULES)
+    assert policy.ours(act, theirs, "lxc_db") == act and policy.ours(act, theirs, "lxc_autoscale").code == "other-scope"
+    unknown = fleet(request(UNSENT))
+    act = decide(unknown, False, later(700), RULES)
+    assert policy.ours(act, unknown, "lxc_autoscale") == act, "a ledger of before"
+    _, asked = policy.intended(unknown, act, None, "job", later(700), "lxc_autoscale")
+    assert asked.scope == "lxc_autoscale"
+
+
 # Less
 
 CALM = MANY._replace(least=1, quiet=1800, cooldown_in=600)
@@ -260,6 +290,35 @@ def test_what_keeps_them(there, members, code):
     after, hold = policy.give_back(there, members, later(3600), CALM)
     assert isinstance(hold, Hold) and hold.code == code
     assert (after.quiet is None) == (code in ("missing", "unwell", "nobody"))
+
+
+@pytest.mark.parametrize("words", [("down",), ("untold",)])
+def test_what_does_not_run_is_no_reason_to_take_away_what_does(words):
+    older = request("VERIFIED", 1, names=("a",), words=words)
+    there = fleet(older, request("VERIFIED", 2), quiet=THEN, looked=later(3540), members=("a", "b"))
+    held = policy.give_back(there, WELL, later(3600), CALM)[1]
+    assert held == Hold("min", "1 of its containers are seen running, min is 1")
+    # Nor is it what is taken away.
+    act = policy.give_back(there, WELL, later(3600), CALM._replace(least=0))[1]
+    assert act.target == "lxc-abc-2"
+
+
+def test_what_a_failed_build_made_is_given_back():
+    half = request("FAILED", 2, containers=3, build=7, names=("a", "b", "c"), words=("running", "running", "untold"))
+    there = fleet(request("VERIFIED", 1), half, quiet=THEN, looked=later(3540), members=("a", "b"))
+    act = policy.give_back(there, WELL, later(3600), CALM)[1]
+    assert (act.target, act.containers) == ("lxc-abc-2", 3)
+    assert policy.give_back(there, WELL, later(3600), CALM._replace(least=2))[1].target == "lxc-abc-1"
+
+
+def test_one_that_failed_is_not_tried_again_at_once():
+    failed = request("FAILED", 3, at=later(3550), asked=THEN, way="in", target="lxc-abc-2", detail="build 9 failed")
+    there = fleet(*made("VERIFIED", "VERIFIED"), failed, quiet=THEN, looked=later(3540), members=("a", "b"))
+    rules = CALM._replace(cooldown_in=0)
+    held = policy.give_back(there, WELL, later(3600), rules)[1]
+    assert held == Hold("cooldown", "lxc-abc-3 failed 50s ago: build 9 failed")
+    there = there._replace(looked=later(3600))
+    assert isinstance(policy.give_back(there, WELL, later(3620), rules)[1], Act)
 
 
 def test_one_at_a_time():

@@ -25,6 +25,7 @@ from .support import ROOT, Setup, core_event, job_xml
 SCRIPT = os.path.join(ROOT, "handlers", "reconcile_autoscale.py")
 JOB, DECOMMISSION = "A/lxc provision", "lxc_decommission"
 GROUP = "web"
+LAST = "CheckContainerState OK: {}; this is its last result"
 
 
 class Checked:
@@ -98,7 +99,9 @@ class World:
             return moment and Moment(moment.wall - seconds, "an earlier boot", 1.0)
 
         def change(fleet):
-            requests = tuple(one._replace(at=older(one.at), asked=older(one.asked)) for one in fleet.requests)
+            requests = tuple(
+                one._replace(at=older(one.at), asked=older(one.asked), amiss=older(one.amiss)) for one in fleet.requests
+            )
             return fleet._replace(requests=requests, quiet=older(fleet.quiet))
 
         with self.ledger as ledger:
@@ -163,8 +166,12 @@ def test_a_request_is_followed_until_its_container_runs_and_then_is_gone(world):
     assert seen.status == 0 and "web: 1 containers, 1 of them seen running, 0 on their way" in seen.line
     assert world.requests[0].names == (name,) and world.requests[0].build == 1
     world.told(name, status=2, output="CheckContainerState CRITICAL: STOPPED")
-    assert world.reconcile().status == 0 and world.states == [fleets.VERIFIED]
-    world.told(name, age=9e5, output="CheckContainerState OK: auto is gone; this is its last result")
+    seen = world.reconcile()
+    assert seen.status == 1 and f"{name} is told not to run" in seen.line and world.states == [fleets.VERIFIED]
+    assert "1 containers, 0 of them seen running" in seen.output
+    world.told(name, output=LAST.format(f"{name} is no longer watched"))
+    assert world.reconcile().status == 0 and world.states == [fleets.VERIFIED], "it may run on"
+    world.told(name, age=9e5, output=LAST.format(f"{name} is no longer on this host"))
     assert world.reconcile().status == 0 and world.states == [fleets.GONE]
     assert "nobody looks" not in world.alert(executed=int(time.time()) + 1).line
 
@@ -205,6 +212,157 @@ def test_several_containers_of_one_request(world):
     assert "2 containers, 2 of them seen running" in world.reconcile().line
 
 
+def test_what_a_failed_build_made_is_counted(world, jenkins):
+    """Of a request for three the build fails after two: both are there, and none but the third may be made."""
+    world.setup.scope.update(step=3, max=3, cooldown="0s", breaker=0)
+    jenkins.create_job(JOB, job_xml(parameters=("REQUEST_ID", "COUNT"), command="exit 1"))
+    assert world.alert().code == "sent"
+    jenkins.wait_for_builds(JOB, 1)
+    one = world.requests[0]
+    names = [instances.name_of("auto", request_id) for request_id in instances.request_ids(one)]
+    seen = world.reconcile()
+    assert seen.status == 1 and "build 1 ended as FAILURE" in seen.line and world.states == [fleets.FAILED]
+    held = world.alert(incident="j")
+    assert held.code == "max", "they have their warm-up to be heard of"
+    for name in names[:2]:
+        world.told(name)
+    seen = world.reconcile()
+    assert f"{names[0]}, {names[1]} is there all the same" in seen.line and seen.status == 1
+    world.age(400)
+    assert "2 containers, 2 of them seen running" in world.reconcile().output
+    assert world.alert(incident="k").code == "sent" and world.requests[-1].containers == 1
+    # Silent now, they are there still.
+    world.sensu.results = []
+    world.reconcile()
+    assert world.requests[0].present == 2 and world.requests[0].running == 0
+
+
+def test_one_that_a_failed_build_made_after_all_is_as_any_other(world, jenkins):
+    jenkins.create_job(JOB, job_xml(parameters=("REQUEST_ID", "COUNT"), command="exit 1"))
+    world.alert()
+    jenkins.wait_for_builds(JOB, 1)
+    world.told(instances.name_of("auto", world.requests[0].request_id))
+    seen = world.reconcile()
+    assert seen.status == 0 and world.states == [fleets.VERIFIED], seen
+    assert "although build 1 ended as FAILURE" in world.requests[0].detail
+
+
+def test_what_stopped_is_named_replaced_and_no_reason_to_take_another_away(world, jenkins):
+    world.setup.scope["groups"][GROUP]["quiet"] = "1h"
+    names = ready_to_give_back(world, 3)
+    world.setup.scope["groups"][GROUP].update(quiet="60s", min=2)
+    for name in names[:2]:
+        world.told(name, status=2, output="CheckContainerState CRITICAL: STOPPED")
+    seen = world.reconcile()
+    assert seen.status == 1 and f"{names[0]} is told not to run" in seen.line, seen
+    assert "3 containers, 1 of them seen running" in seen.output and "min is 2" in seen.output
+    assert not jenkins.builds(DECOMMISSION) and len(jenkins.builds(JOB)) == 3
+    world.age(301)
+    seen = world.reconcile()
+    assert seen.status == 1 and world.states[:3] == [fleets.MISSED, fleets.MISSED, fleets.VERIFIED]
+    jenkins.wait_for_builds(JOB, 4)
+    assert not jenkins.builds(DECOMMISSION)
+    for name in names[:2]:
+        world.told(name)
+    world.reconcile()
+    assert world.states[:3] == [fleets.VERIFIED] * 3
+
+
+def test_what_is_no_longer_heard_of_counts_for_nothing_and_makes_none(world, jenkins):
+    world.setup.scope["groups"][GROUP]["min"] = 1
+    names = ready_to_give_back(world, 2)
+    world.told(names[0], status=2, output="Last check execution was 90000 seconds ago")
+    seen = world.reconcile()
+    assert seen.status == 0 and "2 containers, 1 of them seen running" in seen.output and "min is 1" in seen.output
+    world.age(301)
+    seen = world.reconcile()
+    assert seen.status == 1 and f"nothing is heard of {names[0]} for 5m01s" in seen.line
+    assert world.states == [fleets.VERIFIED] * 2 and len(jenkins.builds(JOB)) == 2 and not jenkins.builds(DECOMMISSION)
+
+
+def test_of_several_of_one_request_those_that_are_left_are_counted(world):
+    world.setup.scope.update(step=3)
+    names = world.built()
+    for name in names:
+        world.told(name)
+    world.reconcile()
+    for name in names[:2]:
+        world.told(name, output=LAST.format(f"{name} is no longer on this host"))
+    seen = world.reconcile()
+    assert "1 containers, 1 of them seen running" in seen.output and world.states == [fleets.VERIFIED]
+    world.sensu.results = [one for one in world.sensu.results if one["client"] == names[2]]
+    assert "1 containers, 1 of them seen running" in world.reconcile().output, "gone is gone without its last result"
+
+
+def test_what_waits_or_builds_for_too_long_is_named(world, jenkins):
+    world.setup.scope["groups"][GROUP]["min"] = 1
+    jenkins.executors = 0
+    assert world.reconcile().status == 0
+    assert world.reconcile().status == 0
+    world.age(3 * 86400)
+    seen = world.reconcile()
+    assert seen.status == 1 and "it waits in Jenkins' queue for 3d" in seen.line and len(world.requests) == 1
+    jenkins.create_job(JOB, job_xml(command="sleep 30"))
+    jenkins.executors = 2
+    for _ in range(50):
+        if world.reconcile() and world.states == [fleets.BUILDING]:
+            break
+    assert world.reconcile().status == 0
+    world.age(4000)
+    seen = world.reconcile()
+    assert seen.status == 1 and "its build runs for 1h06m" in seen.line
+
+
+def test_a_failed_build_is_a_warning_until_one_comes_up(world, jenkins):
+    world.setup.scope["cooldown"] = "0s"
+    jenkins.create_job(JOB, job_xml(command="exit 1"))
+    world.alert()
+    jenkins.wait_for_builds(JOB, 1)
+    for _ in range(2):
+        seen = world.reconcile()
+        assert seen.status == 1 and "build 1 ended as FAILURE" in seen.line
+    jenkins.create_job(JOB, job_xml())
+    assert world.alert(incident="j").code == "sent"
+    jenkins.wait_for_builds(JOB, 2)
+    world.told(instances.name_of("auto", world.requests[1].request_id))
+    world.reconcile()
+    assert world.reconcile().status == 0
+
+
+def test_a_giving_back_that_fails_is_named_and_not_tried_again_at_once(world, jenkins):
+    ready_to_give_back(world)
+    jenkins.create_job(DECOMMISSION, job_xml(parameters=("REQUEST_ID", "TARGET_ID", "NAME_PREFIX"), command="exit 1"))
+    assert world.reconcile().status == 0
+    jenkins.wait_for_builds(DECOMMISSION, 1)
+    for _ in range(2):
+        seen = world.reconcile()
+        request_id = world.requests[0].request_id
+        assert seen.status == 1 and f"did not take {request_id} away: build 1 ended as FAILURE" in seen.line, seen
+        assert len(world.requests) == 2
+    world.age(70)
+    seen = world.reconcile()
+    assert seen.status == 1 and len(world.requests) == 3, "while it is tried again as well"
+
+
+@pytest.mark.parametrize("why", ["no-host", "budget", "rejected"])
+def test_fewer_than_min_is_a_warning_at_each_run(world, jenkins, why):
+    world.setup.scope["groups"][GROUP]["min"] = 1
+    if why == "no-host":
+        world.setup.scope["placement"] = {"by": "free_memory"}
+    elif why == "budget":
+        world.setup.scope["budget"] = 1
+        (name,) = world.built()
+        world.told(name)
+        world.reconcile()
+        world.told(name, output=LAST.format(f"{name} is no longer on this host"))
+    else:
+        jenkins.create_job(JOB, job_xml(disabled=True))
+        assert world.reconcile().status == 1
+    for _ in range(2):
+        seen = world.reconcile()
+        assert seen.status == 1 and f"fewer than min (1) are there: {why}: " in seen.line, seen
+
+
 def test_an_api_that_can_not_be_read_makes_nothing_unverified(world, sensu):
     world.built()
     world.age(3000)
@@ -243,7 +401,7 @@ def test_results_of_sensu_go(world):
 
 
 @pytest.mark.parametrize(
-    "status, state", [(0, fleets.VERIFIED), (1, fleets.BUILT), (2, fleets.GONE), (7, fleets.BUILT)]
+    "status, state", [(0, fleets.VERIFIED), (1, fleets.BUILT), (2, fleets.BUILT), (44, fleets.GONE), (7, fleets.BUILT)]
 )
 def test_a_command_tells(world, tmp_path, status, state):
     (name,) = world.built()
@@ -404,7 +562,7 @@ def test_it_keeps_min(world, jenkins):
     world.reconcile()
     seen = world.reconcile()
     assert world.states == [fleets.VERIFIED] * 2 and len(jenkins.builds(JOB)) == 2
-    world.told(name, output="OK: gone; this is its last result")
+    world.told(name, output=LAST.format(f"{name} is no longer on this host"))
     world.reconcile()
     jenkins.wait_for_builds(JOB, 3)
     assert world.states[0] == fleets.GONE and len(world.requests) == 3
@@ -437,6 +595,72 @@ def test_a_disabled_or_paused_group_is_only_followed(world, jenkins):
     assert world.reconcile("--resume").status == 0
     world.reconcile()
     assert jenkins.wait_for_builds(JOB, 1)
+
+
+# Two scopes, one ledger
+
+
+def other_scope(world, tmp_path, jenkins):
+    """A scope of its own Jenkins, whose settings name the same ledger."""
+    (tmp_path / "other").mkdir()
+    setup = Setup(tmp_path / "other", **{**world.setup.scope, "url": jenkins.url, "ledger": world.setup.ledger})
+    setup.scope_name = "lxc_db"
+    setup.scope.pop("groups")
+    setup.scope["api_token_file"] = setup.secret("api", jenkins.auth("builder")[1])
+    return setup
+
+
+def test_what_another_scope_asked_of_its_jenkins_is_its_own(world, jenkins, tmp_path):
+    world.setup.scope["min"] = 1
+    (tmp_path / "jenkins2").mkdir()
+    with Jenkins(work=tmp_path / "jenkins2") as second:
+        second.create_job(JOB, job_xml(parameters=("REQUEST_ID", "COUNT", "NAME_PREFIX", "LXC_HOST")))
+        second.executors = 0
+        assert other_scope(world, tmp_path, second).run(core_event("db1"), "-j", "lxc_db").code == "sent"
+        with world.ledger as ledger:
+            now = ledger.moment()
+            later = Moment(now.wall - 120, "an earlier boot", 1.0)
+            fleet = ledger.change("lxc_db", now, lambda fleet: fleet._replace(
+                requests=tuple(one._replace(at=later, asked=later) for one in fleet.requests)
+            ))  # fmt: skip
+        world.reconcile()
+        seen = world.reconcile()
+        request_id = fleet.requests[0].request_id
+        assert "lxc_db" not in seen.output and fleet.requests[0].scope == "lxc_db"
+        assert [build.parameters["REQUEST_ID"] for build in jenkins.wait_for_builds(JOB, 1)] != [request_id]
+        with world.ledger as ledger:
+            assert ledger.fleets()["lxc_db"].requests[0].state == fleets.SENT
+        assert len(second.queued()) == 1 and len(jenkins.builds(JOB)) == 1
+
+
+def test_a_group_of_two_scopes_asks_nobody_for_the_others_request(world, jenkins, tmp_path):
+    setup = other_scope(world, tmp_path, jenkins)
+    setup.scope["group"] = GROUP
+    jenkins.fault, jenkins.fault_count = Fault.CLOSE_BEFORE_READING, 1
+    assert setup.run(core_event("db1"), "-j", "lxc_db").code == "unknown-outcome"
+    world.age(120)
+    held = world.alert()
+    assert (held.status, held.code) == (0, "other-scope") and "by the scope lxc_db" in held.line
+    world.setup.scope["groups"][GROUP]["min"] = 2
+    seen = world.reconcile()
+    assert seen.status == 1 and "other-scope" in seen.output and not jenkins.builds(JOB)
+    assert world.states == [fleets.UNKNOWN]
+
+
+def test_a_group_that_no_settings_name_any_more_is_not_kept(world, jenkins):
+    (name,) = world.built()
+    world.told(name)
+    world.reconcile()
+    world.setup.scope["groups"] = {"www": {"match": {"entity": "web*"}}}
+    world.setup.scope["min"] = 1
+    world.told("www1", "check_memory")
+    seen = world.reconcile()
+    jenkins.wait_for_builds(JOB, 2)
+    assert seen.output.count("the settings do not name it any more") == 1 and "web: 1 containers" in seen.output
+    world.told(name, output=LAST.format(f"{name} is no longer on this host"))
+    seen = world.reconcile()
+    assert "web" not in seen.output.replace("www", "") and world.states == [fleets.GONE]
+    assert len(jenkins.builds(JOB)) == 2
 
 
 # Giving back
@@ -525,6 +749,37 @@ def test_what_is_not_known_to_be_idle_is_not_given_back(world, jenkins, sensu, c
     assert words in seen.output
 
 
+def test_silence_that_began_before_the_first_look_counts(world, jenkins):
+    world.told("web3", "check_memory", status=2, age=9000)
+    world.told("web4", "check_memory", status=0, output="Last check execution was 90000 seconds ago")
+    ready_to_give_back(world)
+    seen = world.reconcile()
+    assert "nothing fresh is heard of web3/check_memory and 1 more" in seen.output and not jenkins.builds(DECOMMISSION)
+    assert "delete it in Sensu" in seen.output
+
+
+def test_who_asked_is_a_member(world, jenkins):
+    world.setup.scope.update(quiet="60s", cooldown_in="0s", decommission_job=DECOMMISSION)
+    event = core_event("db1")
+    event["client"]["lxc_autoscale"] = {"group": GROUP}
+    assert world.setup.run(event).code == "sent"
+    world.told("db1", "check_memory", status=2)
+    jenkins.wait_for_builds(JOB, 1)
+    world.reconcile()
+    world.told(instances.name_of("auto", world.requests[0].request_id))
+    world.reconcile()
+    for _ in range(3):
+        world.age(70)
+        seen = world.reconcile()
+    assert "db1/check_memory is not well" in seen.output and not jenkins.builds(DECOMMISSION)
+    world.told("db1", "check_memory")
+    for _ in range(2):
+        world.reconcile()
+        world.age(70)
+    world.reconcile()
+    assert jenkins.wait_for_builds(DECOMMISSION, 1)
+
+
 def test_a_member_that_is_no_more_is_not_missed(world, jenkins):
     world.told("web2", "check_memory")
     ready_to_give_back(world)
@@ -600,18 +855,33 @@ def test_a_hold_asks_no_api(world, sensu):
     assert world.alert(incident="j").code in ("cooldown", "in-flight") and not sensu.requests
 
 
-def test_asked_again_it_keeps_its_host(world, jenkins, sensu):
+def test_asked_again_it_keeps_its_host_where_it_may_have_got_there(world, jenkins, sensu):
     world.setup.scope["placement"] = {"by": "free_memory"}
     host(world, "first", 900)
-    jenkins.phase = Phase.DOWN
-    assert world.alert().status == 1
+    jenkins.fault, jenkins.fault_count = Fault.CLOSE_BEFORE_READING, 1
+    assert world.alert().code == "unknown-outcome"
+    world.age(120)
     # Neither a better one nor that Sensu does not answer changes that.
     host(world, "second", 9000)
     sensu.fault, sensu.fault_on = 500, "GET"
-    jenkins.phase = Phase.UP
     assert world.alert(incident="j").code == "sent"
     (build,) = jenkins.wait_for_builds(JOB, 1)
     assert build.parameters["LXC_HOST"] == "first"
+
+
+def test_what_surely_did_not_get_there_is_placed_anew(world, jenkins, sensu):
+    world.setup.scope["placement"] = {"by": "free_memory"}
+    host(world, "first", 900)
+    jenkins.phase = Phase.DOWN
+    assert world.alert().status == 1 and world.requests[0].host == "first"
+    request_id = world.requests[0].request_id
+    sensu.results = [one for one in sensu.results if one["client"] != "first"]
+    host(world, "second", 300)
+    jenkins.phase = Phase.UP
+    assert world.alert(incident="j").code == "sent"
+    (build,) = jenkins.wait_for_builds(JOB, 1)
+    assert (build.parameters["LXC_HOST"], build.parameters["REQUEST_ID"]) == ("second", request_id)
+    assert world.requests[0].host == "second"
 
 
 def test_an_api_that_does_not_answer_is_waited_for_half_of_the_time(world, sensu):
@@ -662,6 +932,22 @@ def test_nothing_new_is_asked_for_while_it_is_not_known_what_became_of_the_last(
     world.setup.scope["groups"][GROUP]["min"] = 2
     jenkins.create_job(JOB, job_xml(parameters=("OTHER",)))
     assert world.reconcile().status == 3 and len(world.requests) == 1
+
+
+def test_a_request_whose_job_was_deleted_can_be_forgotten(world, jenkins):
+    jenkins.fault, jenkins.fault_count = Fault.CLOSE_BEFORE_READING, 1
+    assert world.alert().code == "unknown-outcome"
+    request_id = world.requests[0].request_id
+    world.age(120)
+    with world.ledger as ledger:
+        ledger.change(GROUP, ledger.moment(), lambda fleet: fleet.replaced(fleet.requests[0]._replace(job="deleted")))
+    held = world.alert(incident="j")
+    assert held.status == 1 and f"reconcile_autoscale.py --forget {request_id}" in held.line
+    world.age(120)
+    seen = world.reconcile()
+    assert f"--forget {request_id}" in seen.line and "there is no such job any more" in seen.output
+    assert world.reconcile("--forget", request_id).status == 0 and world.reconcile().status == 0
+    assert world.alert(incident="k").code in ("sent", "cooldown")
 
 
 def test_what_was_asked_for_is_said_where_it_can_not_be_recorded(world, jenkins):
