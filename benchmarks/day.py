@@ -119,7 +119,8 @@ class Ours:
                 seen = following.SUCCEEDED if self.due[one.request_id] <= now else following.RUNNING
                 sighting = following.Sighting(seen, 1, one.generation)
                 self.fleet = following.follow(self.fleet, one.request_id, sighting, moment, self.rules)
-                told = {one.request_id: fleets.IS_RUNNING if seen is following.SUCCEEDED else fleets.IS_UNTOLD}
+                word = fleets.IS_RUNNING if seen is following.SUCCEEDED else fleets.IS_UNTOLD
+                told = {f"{one.request_id}.{number}": word for number in range(one.containers)}
                 self.fleet = following.verify(self.fleet, one.request_id, told, moment, self.rules)
         members = {f"web{number}": status == 0 for number in range(LEAST)}
         self.fleet, decision = policy.give_back(self.fleet, members, moment, self.rules)
