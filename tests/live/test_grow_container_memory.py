@@ -109,7 +109,8 @@ def test_without_growing_it_would_have_been_killed(grow: Growing) -> None:
     """So that the test above shows something."""
     grow.container.fill(60 * MIB)
     grow.container.run("fallocate", "-l", str(12 * MIB), "/dev/shm/more", check=False)
-    assert grow.kills > 0
+    # Where its init was among what was killed, it is gone, and what counted with it.
+    assert not os.path.exists(grow.container.cgroup("memory")) or grow.kills > 0
 
 
 def test_once_in_a_while_and_up_to_its_maximum(grow: Growing) -> None:
