@@ -60,6 +60,8 @@ class TestOptions:
             [],
             ["--max=2G", "--at=0"],
             ["--max=2G", "--step=0"],
+            ["--max=2G", "--step=25"],
+            ["--max=2"],
             ["--max=80%"],
             ["--max=2G", "--root=/"],
             ["--max=2G", "--per-container"],
