@@ -72,10 +72,7 @@ class CheckContainerState(plugin.ContainerCheck):
         found = self.inventory()
         tree = cgroups.Cgroups(self.host, found.running)
         for name in found.missing:
-            if inventory.is_pattern(name):
-                yield Finding(State.UNKNOWN, name, inventory.absent(name))
-            else:
-                yield self._missing(tree, name, found.running)
+            yield from self._missing(tree, name, found.running)
         for sentence in found.unseen:
             yield Finding(State.UNKNOWN, "", f"stopped containers may be missing here: {sentence}")
         containers = found.containers
@@ -115,15 +112,20 @@ class CheckContainerState(plugin.ContainerCheck):
             yield from self._strays(tree, found)
         self.measures = [Measure(name.lower(), count, minimum=0) for name, count in counts.items()]
 
-    def _missing(self, tree: cgroups.Cgroups, name: str, running: set[str]) -> Finding:
+    def _missing(self, tree: cgroups.Cgroups, name: str, running: set[str]) -> list[Finding]:
         """A container that was named and is not there may run on all the same, where only its definition is gone."""
-        finding = absent(name, self.options.lxcpath)
+        means = inventory.matcher(name)
         try:
             names = {directory.rpartition("/")[2] for directory in running}
-            there = [place for one, place in states.strays(tree, names, running) if one == name]
+            there = {one: place for one, place in states.strays(tree, names, running) if means(one)}
         except CannotObserve:
-            return finding
-        return stray(name, there[0]) if there else finding
+            there = {}
+        if there:
+            excluded = [inventory.matcher(one) for one in self.options.exclude]
+            return [stray(*one) for one in sorted(there.items()) if not any(left_out(one[0]) for left_out in excluded)]
+        if inventory.is_pattern(name):
+            return [Finding(State.UNKNOWN, name, inventory.absent(name))]
+        return [absent(name, self.options.lxcpath)]
 
     def _strays(self, tree: cgroups.Cgroups, found: inventory.Inventory) -> Iterator[Finding]:
         names = {container.name for container in found.containers}
