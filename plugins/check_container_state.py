@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from sensu_lxc import cgroups, inventory, plugin, states
-from sensu_lxc.errors import CannotObserve
+from sensu_lxc.errors import CannotObserve, NotAllowed
 from sensu_lxc.expected import EXPECTABLE, absent, judge, stray
 from sensu_lxc.findings import Finding, Measure, State
 from sensu_lxc.levels import duration
@@ -56,7 +56,7 @@ class CheckContainerState(plugin.ContainerCheck):
             )  # fmt: skip
         add(
             "--addresses", metavar="FAMILY", type=_families,
-            help="ipv4, ipv6 or both (ipv4,ipv6): CRITICAL where it has none that others could reach it at",
+            help="ipv4, ipv6 or ipv4,ipv6: CRITICAL where it has none that others could reach it at",
         )  # fmt: skip
         super().setup()
 
@@ -84,7 +84,8 @@ class CheckContainerState(plugin.ContainerCheck):
                         containers.append(container)
                 except CannotObserve as problem:
                     untold += 1
-                    yield Finding(State.UNKNOWN, container.label, f"may start with the host: {problem}")
+                    advice = "; run as root" if isinstance(problem, NotAllowed) else ""
+                    yield Finding(State.UNKNOWN, container.label, f"may start with the host: {problem}{advice}")
             if found.containers and not containers and not untold:
                 count = len(found.containers)
                 words = f"none of {count} containers is" if count > 1 else "the only container is not"
