@@ -241,6 +241,17 @@ def test_what_can_not_be_kept_is_not_grown(grow: Growing) -> None:
     grow.run(OK, "grown to 80.0 MiB", "--at=0")
 
 
+def test_a_config_that_others_may_share_is_not_changed(grow: Growing, tmp_path: pathlib.Path) -> None:
+    shared = tmp_path / "shared"
+    shared.write_text(grow.config.read_text())
+    grow.config.unlink()
+    grow.config.symlink_to(shared)
+    for dry in [], ["--dry-run"]:
+        grow.run(UNKNOWN, f"is a link to {shared}", "--at=0", *dry)
+    assert grow.limit == 64 * MIB
+    assert f"{80 * MIB}" not in shared.read_text()
+
+
 def test_names_that_want_to_be_something_else(grow: Growing) -> None:
     for name in ("../../etc", "a\nb", "$(reboot)", "-x", "\x1b[31m"):
         output = grow.run(UNKNOWN, "", f"--name={name}", "--at=0")
