@@ -284,6 +284,16 @@ def test_an_old_event(setup, core):
     assert setup.run(document).code == "duplicate"
 
 
+@pytest.mark.parametrize("key", ["actions", "occurrences", "severities", "cooldown", "x" * 99])
+@pytest.mark.parametrize("value", [[["x"]], {"x": 1}, None, -1.5, "\ud800"])
+def test_a_wish_of_a_wrong_type_is_named_with_its_event(setup, core, key, value):
+    wanted = event()
+    wanted["check"]["lxc_remediate"] = {key: value}
+    got = setup.run(wanted)
+    assert (got.status, got.code) == (2, "misconfigured") and not core.asked
+    assert "monitor_lxc/check_container_state CRITICAL not handled: its check" in got.line and key[:50] in got.line
+
+
 def test_wishes_of_a_check_and_its_client(setup, core):
     document = event()
     document["client"]["lxc_remediate"] = {"actions": "off"}
