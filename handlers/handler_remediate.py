@@ -63,6 +63,11 @@ class HandlerRemediate(handler.Handler):
         if hold:
             return self._well() if hold.code == "ok" else self._hold(hold)
         wishes = event.wishes(self.scope, self.name)
+        patterned = [action.name for action in wanted.actions if action.output is not None]
+        if patterned:
+            # A pattern such as (a+)+b takes for ever, and what it is matched with was written by others.
+            names = ", ".join(patterned)
+            self.doing = f"matching the output of {event} with the `output` of {names}: write a simpler pattern there"
         actions = remedy.chosen(event, wanted.actions, remedy.with_wishes(wanted.actions, wishes))
         if isinstance(actions, Hold):
             return self._hold(actions)

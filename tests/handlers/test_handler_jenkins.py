@@ -239,7 +239,7 @@ def test_users_who_may_not(tmp_path, jenkins, user, says):
 
 
 def test_wrong_credentials_and_the_pause_after_them(setup, jenkins):
-    setup.secret("api", "wrong")
+    setup.secret("api", "mistaken")
     assert "user, or his token or password, is wrong" in setup.run(core_event()).line
     held = setup.run(core_event(incident="j"))
     assert (held.status, held.code) == (0, "rejected") and "is wrong" in held.line

@@ -18,6 +18,7 @@ import time
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sensu_lxc_handlers import handler
 
 from tests.standin import certificates
 
@@ -491,6 +492,32 @@ def test_a_server_that_echoes_the_password(tmp_path):
         got = setup.run(core_event())
     assert (got.status, got.code) == (1, "rejected")
     assert f"535 no: *** is {'x' * 110}***" in got.line and PASSWORD[:8] not in got.line
+
+
+@pytest.mark.parametrize("password", ["hunter2", "x", "*", "mail", "REJ", "a.b", "no"])
+def test_a_short_password_is_not_printed_either(tmp_path, password):
+    def echo(connection):
+        connection.sendall(b"250-odd\r\n250 AUTH PLAIN\r\n")
+        line = connection.recv(1000)
+        connection.sendall(f"535 5.7.8 {password} of {line.split()[-1].decode()} is bad\r\n".encode())
+        connection.recv(1000)
+
+    with Odd("EHLO", echo) as server:
+        setup = Mailer(tmp_path).at(server, user="sensu")
+        setup.scope["password_file"] = setup.secret("password", password)
+        got = setup.run(core_event())
+    assert (got.status, got.word, got.code) == (1, "ERROR", "rejected"), "the words to search for stay"
+    said = got.line.partition(": ")[2]
+    assert password == "*" or password not in said
+    assert re.search(r"535 5\.7\.8 \*+ of \*+ is bad", said) or password in "no x"
+
+
+def test_an_empty_secret_is_none():
+    fence = handler.Fenced()
+    fence.secrets = ["", "ab", "", "abc", "*"]
+    assert fence.without_secrets("abc ab * a") == "*** *** *** a"
+    fence.secrets = [""]
+    assert fence.without_secrets("abc") == "abc"
 
 
 def test_tls_from_the_first_byte(tmp_path, authorities):
