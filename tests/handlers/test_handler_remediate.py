@@ -284,6 +284,22 @@ def test_an_old_event(setup, core):
     assert setup.run(document).code == "duplicate"
 
 
+def test_two_scopes_of_one_ledger_each_act(setup, core):
+    """On the same event, and with wishes of their own."""
+    with open(setup.config, encoding="utf-8") as file:
+        tree = json.load(file)
+    tree["grow"] = {**tree["lxc_remediate"], "actions": {"grow": {"check": "grow", "when": {"check": "*"}}}}
+    path = os.path.join(setup.folder, "both.json")
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(tree, file)
+    wanted = event()
+    wanted["check"]["lxc_remediate"] = {"actions": ["start_container"]}
+    core.checks.append({"name": "grow"})
+    assert [setup.run(wanted, "--config", path, "-j", scope).code for scope in ("lxc_remediate", "grow", "grow")] == [
+        "asked", "asked", "duplicate"]  # fmt: skip
+    assert [one["check"] for one in core.asked] == ["unpublished_fix", "grow"]
+
+
 @pytest.mark.parametrize("pattern", [r"(\s*\w+)*:\s*STOPPED", "(a+)+b", "(?:a|aa)+$", "(a*)*b", "(?=(a+)+b)"])
 def test_a_pattern_that_takes_for_ever_ends_in_time(setup, core, pattern):
     """re keeps the thread that watches the time from running."""
@@ -292,7 +308,7 @@ def test_a_pattern_that_takes_for_ever_ends_in_time(setup, core, pattern):
     slow = event()
     slow["check"]["output"] = "a" * 60 + "!"
     got = setup.run(slow)
-    assert (got.status, got.word, got.code) == (1, "ERROR", "timeout") and got.seconds < 2
+    assert (got.status, got.word, got.code) == (1, "ERROR", "timeout") and got.seconds < 6
     assert (
         "monitor_lxc/check_container_state CRITICAL with the `output` of start_container: write a simpler" in got.line
     )
