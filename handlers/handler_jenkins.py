@@ -74,7 +74,9 @@ class HandlerJenkins(handler.Handler):
     def handle(self) -> Outcome:
         event, now = self.event, moment()
         scope = self.options.json_config
-        wanted = self.wanted = settings.for_event(self.settings, scope, self.where, event, self.name)
+        wanted, cut = settings.for_event(self.settings, scope, self.where, event, self.name)
+        self.wanted = wanted
+        self.notes += cut
         wishes = {key for _, wishes in event.wishes(scope, self.name) for key in wishes}
         idle = [key for key in settings.OF_RECONCILER if key in wishes]
         if idle:

@@ -63,7 +63,7 @@ class HandlerMail(handler.Handler):
         key = mailed.Key(scope, event.namespace, event.entity, event.check)
         memory = mailed.Memory(self.wanted.state_file, key, max(0.1, (self.end - time.monotonic()) / 2))
         self.doing = "waiting for another handler that mails about the same"
-        now, trouble = moment(), None
+        now, trouble, sent = moment(), None, None
         try:
             last = memory.peek() if self.options.dry_run else memory.recall()
             news = mailed.decide(event, last, moment(), self.wanted.remind, self.wanted.severities)
@@ -75,16 +75,16 @@ class HandlerMail(handler.Handler):
             news = mailed.without_memory(event, now, self.wanted.severities)
         if isinstance(news, Hold):
             outcome = self._held(news)
-        elif news.state == mailed.OK and not self.wanted.resolve:
+        elif news.state == mailed.OK and not news.is_owed and not self.wanted.resolve:
             outcome = self._held(Hold("resolve", f"{news.change}, and `resolve` is false"))
-            told = news.since._replace(state=mailed.OK, executed=event.executed or 0, at=now)
+            told = news.since._replace(state=mailed.OK, executed=event.executed or 0, owed="", at=now)
             trouble = trouble or self._remember(memory, told)
         else:
             outcome, sent = self._mail(news, key)
             if sent:
                 self.doing = "remembering that it was mailed"
                 trouble = trouble or self._remember(memory, sent)
-        if trouble and outcome.word != ERROR:
+        if trouble and (sent or outcome.word != ERROR):
             return Outcome(ERROR, trouble.code, f"{outcome.text}; but {trouble}", NO_LEDGER)
         return outcome
 
@@ -95,16 +95,22 @@ class HandlerMail(handler.Handler):
         """Send it. What to remember is None where nothing was sent."""
         from sensu_lxc_handlers import mail  # with email and smtplib 60 ms, that a HOLD does without
 
-        wanted, event, now = self.wanted, self.event, moment()
-        since = news.since
+        event, now, since = self.event, moment(), news.since
+        if news.is_owed:
+            owed = since.owed.split(",")
+            self.wanted = self.wanted._replace(to=[one for one in self.wanted.to if one.address in owed])
+            if not self.wanted.to:
+                text = f"{since.state} was mailed, but for those who are not in `to` any more"
+                return self._held(Hold("no-change", text)), None
+        wanted = self.wanted
         lasted = duration(max(0.0, now.wall - since.began)) if since else ""
         subject, body = mail.texts(wanted, event, news.change, lasted)
         recipients = ", ".join(one.address for one in wanted.to)
         incident, number = mailed.incident_of(event), since.mails + 1 if since else 1
         # Without a name of the incident, only the time of its first event tells it from the one before.
         named = incident or (since.first_id if since else event.executed)
-        identity = mail.message_id(wanted, key, named, news.state, number)
-        thread = tuple(one for one in (since.first_id, since.last_id) if one) if since else ()
+        identity = since.last_id if news.is_owed else mail.message_id(wanted, key, named, news.state, number)
+        thread = tuple(one for one in (since.first_id, since.last_id) if one and one != identity) if since else ()
         content = mail.compose(wanted, event, subject, body, news.change, identity, thread)
         try:
             taken = self._hand_over(content)
@@ -114,11 +120,18 @@ class HandlerMail(handler.Handler):
         if self.options.dry_run:
             return Outcome(ACT, "dry-run", f"{event}: would mail '{subject}' to {recipients} by {taken.by}"), None
         self.notes += taken.refused
-        sent = mailed.Mailed(
+        owed = ",".join(taken.deferred)
+        sent = since._replace(owed=owed) if news.is_owed else mailed.Mailed(
             news.state, incident, event.executed or 0, number, since.began if since else now.wall,
-            (since.first_id if since else "") or identity, identity, now,
+            (since.first_id if since else "") or identity, identity, owed, now,
         )  # fmt: skip
-        text = f"{event}: '{subject}' mailed to {recipients} by {taken.by}"
+        got = ", ".join(one.address for one in wanted.to if one.address not in taken.deferred)
+        text = f"{event}: '{subject}' mailed to {got} by {taken.by}"
+        if owed:
+            why = "; ".join(f"{address}: {why}" for address, why in taken.deferred.items())
+            whom = "him alone" if len(taken.deferred) == 1 else "them alone"
+            text += f", but not for now to {why}: the next event sends it to {whom}"
+            return Outcome(ERROR, "deferred", text, REFUSED), sent
         return Outcome(ACT, "reminder" if news.reminder else "sent", text), sent
 
     def _hand_over(self, content: bytes) -> "Taken":
@@ -142,12 +155,27 @@ class HandlerMail(handler.Handler):
             self.doing = f"waiting for {wanted.server}"
             taken = server.send(content)
             server.close()
-            return taken
+            return self._deferred_to_sendmail(taken, content, deadline) if taken.deferred and wanted.fallback else taken
         except (mail.Undelivered, Misconfigured) as error:
             if not wanted.fallback or not getattr(error, "elsewhere", True):
                 raise
             self.notes.append(f"by sendmail, as {error}")
             return self._to_sendmail(content, deadline)
+
+    def _deferred_to_sendmail(self, taken: "Taken", content: bytes, deadline: float) -> "Taken":
+        """Those whom the server refused for now get it by sendmail, or stay deferred."""
+        from sensu_lxc_handlers import mail
+
+        self.doing = f"waiting for {self.wanted.sendmail}"
+        rest = [one for one in self.wanted.to if one.address in taken.deferred]
+        for address, why in taken.deferred.items():
+            self.notes.append(f"by sendmail to {address}, as {taken.by} refused it for now: {why}")
+        try:
+            mail.by_sendmail(self.wanted._replace(to=rest), content, deadline)
+        except mail.Undelivered as error:
+            self.notes.append(str(error))
+            return taken
+        return taken._replace(deferred={})
 
     def _to_sendmail(self, content: bytes, deadline: float) -> "Taken":
         from sensu_lxc_handlers import mail

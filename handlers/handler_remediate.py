@@ -58,19 +58,23 @@ class HandlerRemediate(handler.Handler):
         self.timeout_seconds = self.wanted.timeout
 
     def handle(self) -> Outcome:
-        wanted, event, now = self.wanted, self.event, moment()
+        wanted, event, now, scope = self.wanted, self.event, moment(), self.options.json_config
         hold = remedy.unfit(event, now.wall, wanted.max_age)
         if hold:
             return self._well() if hold.code == "ok" else self._hold(hold)
-        wishes = event.wishes(self.scope, self.name)
+        wishes = event.wishes(scope, self.name)
+        patterned = [action.name for action in wanted.actions if action.output is not None]
+        if patterned:
+            # A pattern such as (a+)+b takes for ever, and what it is matched with was written by others.
+            names = ", ".join(patterned)
+            self.doing = f"matching the output of {event} with the `output` of {names}: write a simpler pattern there"
         actions = remedy.chosen(event, wanted.actions, remedy.with_wishes(wanted.actions, wishes))
         if isinstance(actions, Hold):
             return self._hold(actions)
         # All that can be wrong with the settings is found before anything is written down.
         sensu = self._sensu()
         lease = max(60.0, 2 * wanted.timeout)
-        self.doing = f"waiting for the ledger {wanted.ledger}"
-        with Tries(wanted.ledger, (self.end - self.started) / 2, read_only=self.options.dry_run) as tries:
+        with self._tries() as tries:
             decision, number = tries.decide(
                 event, now, lambda known, seen: remedy.decide(event, actions, known, seen, now, lease)
             )
@@ -103,13 +107,17 @@ class HandlerRemediate(handler.Handler):
         # Where nothing was asked there is no ledger, and none is begun for saying so.
         if event.executed is None or not os.path.exists(self.wanted.ledger):
             return Outcome(HOLD, "ok", said)
-        self.doing = f"waiting for the ledger {self.wanted.ledger}"
-        with Tries(self.wanted.ledger, (self.end - self.started) / 2, read_only=self.options.dry_run) as tries:
+        with self._tries() as tries:
             last = tries.well(event)
         if last is None:
             return Outcome(HOLD, "ok", said)
         ago = duration(elapsed(last.at, moment()))
         return Outcome(HOLD, "ok", f"{said} any more; {last.action} was asked for {ago} ago")
+
+    def _tries(self) -> Tries:
+        self.doing = f"waiting for the ledger {self.wanted.ledger}"
+        patience = (self.end - self.started) / 2
+        return Tries(self.wanted.ledger, patience, self.options.json_config, read_only=self.options.dry_run)
 
     def _sensu(self) -> "Sensu":
         from sensu_lxc_handlers import sensu_api  # 25 ms that a HOLD does without
@@ -118,7 +126,9 @@ class HandlerRemediate(handler.Handler):
         is_go = "entity" in self.event.document
         if is_go != (wanted.kind == api_settings.GO):
             sent, asked = ("Sensu Go", "Core") if is_go else ("Sensu Core", "Go")
-            raise Misconfigured(f"{sent} sent the event, and {self.scope}.api is Sensu {asked}'s: set its url and kind")
+            raise Misconfigured(
+                f"{sent} sent the event, and {self.options.json_config}.api is Sensu {asked}'s: set its url and kind"
+            )
         self.doing = "reading the secrets"
         known = api_settings.api_credentials(wanted, os.environ)
         self.notes += known.notes

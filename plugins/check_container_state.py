@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from sensu_lxc import cgroups, inventory, plugin, states
-from sensu_lxc.errors import CannotObserve
+from sensu_lxc.errors import CannotObserve, NotAllowed
 from sensu_lxc.expected import EXPECTABLE, absent, judge, stray
 from sensu_lxc.findings import Finding, Measure, State
 from sensu_lxc.levels import duration
@@ -56,7 +56,7 @@ class CheckContainerState(plugin.ContainerCheck):
             )  # fmt: skip
         add(
             "--addresses", metavar="FAMILY", type=_families,
-            help="ipv4, ipv6 or both (ipv4,ipv6): CRITICAL where it has none that others could reach it at",
+            help="ipv4, ipv6 or ipv4,ipv6: CRITICAL where it has none that others could reach it at",
         )  # fmt: skip
         super().setup()
 
@@ -72,10 +72,7 @@ class CheckContainerState(plugin.ContainerCheck):
         found = self.inventory()
         tree = cgroups.Cgroups(self.host, found.running)
         for name in found.missing:
-            if inventory.is_pattern(name):
-                yield Finding(State.UNKNOWN, name, inventory.absent(name))
-            else:
-                yield self._missing(tree, name, found.running)
+            yield from self._missing(tree, name, found.running)
         for sentence in found.unseen:
             yield Finding(State.UNKNOWN, "", f"stopped containers may be missing here: {sentence}")
         containers = found.containers
@@ -87,7 +84,8 @@ class CheckContainerState(plugin.ContainerCheck):
                         containers.append(container)
                 except CannotObserve as problem:
                     untold += 1
-                    yield Finding(State.UNKNOWN, container.label, f"may start with the host: {problem}")
+                    advice = "; run as root" if isinstance(problem, NotAllowed) else ""
+                    yield Finding(State.UNKNOWN, container.label, f"may start with the host: {problem}{advice}")
             if found.containers and not containers and not untold:
                 count = len(found.containers)
                 words = f"none of {count} containers is" if count > 1 else "the only container is not"
@@ -115,15 +113,20 @@ class CheckContainerState(plugin.ContainerCheck):
             yield from self._strays(tree, found)
         self.measures = [Measure(name.lower(), count, minimum=0) for name, count in counts.items()]
 
-    def _missing(self, tree: cgroups.Cgroups, name: str, running: set[str]) -> Finding:
+    def _missing(self, tree: cgroups.Cgroups, name: str, running: set[str]) -> list[Finding]:
         """A container that was named and is not there may run on all the same, where only its definition is gone."""
-        finding = absent(name, self.options.lxcpath)
+        means = inventory.matcher(name)
         try:
             names = {directory.rpartition("/")[2] for directory in running}
-            there = [place for one, place in states.strays(tree, names, running) if one == name]
+            there = {one: place for one, place in states.strays(tree, names, running) if means(one)}
         except CannotObserve:
-            return finding
-        return stray(name, there[0]) if there else finding
+            there = {}
+        if there:
+            excluded = [inventory.matcher(one) for one in self.options.exclude]
+            return [stray(*one) for one in sorted(there.items()) if not any(left_out(one[0]) for left_out in excluded)]
+        if inventory.is_pattern(name):
+            return [Finding(State.UNKNOWN, name, inventory.absent(name))]
+        return [absent(name, self.options.lxcpath)]
 
     def _strays(self, tree: cgroups.Cgroups, found: inventory.Inventory) -> Iterator[Finding]:
         names = {container.name for container in found.containers}

@@ -90,6 +90,7 @@ class CheckHostCapacity(plugin.Check):
         yield from judge(held, self.levels)
         for container in found.containers:
             yield from self.orphans(tree, container, found.running)
+        yield from self.strays(tree, seen | found.running, found.running)
         for sentence in found.unseen:
             if self.uncounted(found):
                 yield Finding(State.UNKNOWN, "", f"not all containers can be counted: {sentence}")
@@ -118,10 +119,18 @@ class CheckHostCapacity(plugin.Check):
             yield Finding(State.UNKNOWN, container.label, f"may run on without its monitor: {problem}")
             return
         if place:
-            words = (
-                f"processes run on without their monitor, in {place}: what they use is promised to nobody; end those"
-            )
-            yield Finding(State.WARNING, container.label, words)
+            yield _orphaned(container.label, place)
+
+    def strays(self, tree: Cgroups, known: set[str], running: set[str]) -> Iterator[Finding]:
+        """Likewise of those that no lxcpath here defines."""
+        from sensu_lxc import states
+
+        try:
+            found = states.strays(tree, {directory.rpartition("/")[2] for directory in known}, running)
+        except CannotObserve as problem:
+            yield Finding(State.UNKNOWN, "", f"whether payloads run on without a definition can't be told: {problem}")
+            return
+        yield from (_orphaned(name, place) for name, place in found)
 
     def uncounted(self, found: Inventory) -> bool:
         """Whether what could not be seen leaves open what is to be told.
@@ -141,6 +150,11 @@ class CheckHostCapacity(plugin.Check):
             if hashed:
                 raise
             return inventory.Inventory([], [], [], running)
+
+
+def _orphaned(label: str, place: str) -> Finding:
+    words = f"processes run on without their monitor, in {place}: what they use is promised to nobody; end those"
+    return Finding(State.WARNING, label, words)
 
 
 def judge(held: Capacity, levels: dict[str, Levels]) -> Iterator[Finding]:

@@ -35,7 +35,8 @@ EXAMPLE = """\
 Only a container that provision_container made is removed: its sensu-lxc.json says for which request, and its name is
 the one of that request. Anything else, a copy of such a container too, is refused and untouched. A second run of the
 same, also at the same time, finds it gone and prints "removed": false and that nothing was there: so does a run on
-another host, or with another prefix.
+another host, or with another prefix. One whose root filesystem clones share (lxc-copy -s), or that has snapshots, is
+refused and untouched as well: lxc-destroy those first.
 
 --drain runs first, while the container runs, so that nobody is sent to it any more: a program and its arguments, found
 on the usual PATH, no shell; {name} is the container's name. It may run again after a run that was killed. Where it
@@ -47,7 +48,8 @@ stdout: one JSON line: name, request_id, lxcpath, state ("GONE"), removed, drain
 stderr: what is done, the output of the drain command and, after a failure, one sentence
 status: 0 it is gone; 1 failed on the way, and "state" and "left" say how far it came: the next run goes on from there;
         3 refused, and nothing was touched: the options make no sense, LXC or the permission is missing, it is somebody
-        else's, it is frozen, its monitor does not answer, or its processes run on without one"""
+        else's, clones or snapshots depend on it, it is frozen, its monitor does not answer, or its processes run on
+        without one"""
 
 _PLACEHOLDER = re.compile(r"\{[A-Za-z_]*\}", re.ASCII)
 

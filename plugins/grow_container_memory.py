@@ -109,6 +109,8 @@ touched just now."""
             words = f"{decision.words.partition(';')[0]}; {wait}"
             return self._finding(container, growth.Decision(growth.WELL, words), facts.limit_bytes)
         if self.options.dry_run:
+            if not container.is_lxd:  # what would be refused is
+                config_changes(self.host, container, facts, decision.limits, self.place[0].version == 2)
             words = decision.words.replace("; grown to", "; would be grown to", 1)
             return self._finding(container, decision._replace(words=words), facts.limit_bytes)
         with self.alone(container, self.work(container)):
@@ -288,7 +290,14 @@ def config_changes(host: Host, container: Container, facts: Facts, limits: Limit
             if busy:
                 raise Refused(f"Proxmox is at work on it ({busy}); again when that is over, or: pct unlock")
             return [Change(path, raw, growth.with_proxmox_memory(raw, -(-limits.limit_bytes // _MIB)))]
-    path = f"{host.real(container.directory)}/config"
+    directory = host.real(container.directory)
+    path = f"{directory}/config"
+    real = host.real(path)
+    if not real.startswith(f"{directory}/"):
+        raise Refused(
+            f"{path} is a link to {real}, so whatever shares that would grow with it; put a file of its own there (it "
+            "may lxc.include that one)"
+        )
     try:
         raw = host.read(path)
     except NotThere:

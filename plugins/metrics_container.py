@@ -251,6 +251,7 @@ lxc.container.NAME.METRIC[.ITEM], opentsdb lxc.container.METRIC with tags:
                     self.samples += look.lxcpath(lxcpath)
                 except CannotObserve as problem:
                     self.left_out.append(f"nothing of the disk of {lxcpath}: {problem}")
+            self.samples += self._strays(look, found)
         look.close()
         self.samples += [(UNAVAILABLE, "", group, count) for group, count in unavailable.items()]
         for metric, value in (
@@ -262,6 +263,18 @@ lxc.container.NAME.METRIC[.ITEM], opentsdb lxc.container.METRIC with tags:
         ):
             self.samples.append((metric, "", "", value))
         yield Finding(State.OK, "", f"{running} of {len(found.containers)} containers run")
+
+    def _strays(self, look: Look, found: Inventory) -> list[Sample]:
+        """What runs on with neither a monitor nor a definition."""
+        from sensu_lxc import states
+
+        names = {directory.rpartition("/")[2] for directory in found.running}
+        names.update(container.name for container in found.containers)
+        try:
+            return [(ORPHANED, name, "", 1) for name, _ in states.strays(look.tree, names, found.running)]
+        except CannotObserve as problem:
+            self.left_out.append(f"whether payloads run on without a definition can't be told: {problem}")
+            return []
 
     def output(self, status: State, findings: Sequence[Finding]) -> str:
         """The metrics; nothing where they went into a file."""
@@ -552,6 +565,10 @@ GROUPS: dict[str, Callable[[Look, Container], list[Sample]]] = {
 
 def replace(path: str, content: str) -> None:
     """Put content into a file that everybody may read, all of it at once. Raises CannotObserve."""
+    real = os.path.realpath(path)  # a link stays one
+    if os.path.exists(path) and not os.path.isfile(real):  # a device; /dev/stdout, which leads to no path at all
+        raise CannotObserve(f"{path} is no file, which --output would replace; without it the metrics go to stdout")
+    path = real
     temporary = f"{path}.{os.getpid()}"
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 from collections import OrderedDict
-from time import monotonic, time
+from time import monotonic, sleep, time
 
 from sensu_lxc import agent, cgroups, expected, inventory, plugin, states, sweep
 from sensu_lxc.errors import CannotObserve
@@ -328,7 +328,9 @@ class Outbox:
                     say(f"UNKNOWN results wait: {text(str(problem), 600)}")
                 there, is_away = None, True
                 with self._news:
-                    self._news.wait_for(lambda: self._ending, RETRY_SECONDS)
+                    if not self._news.wait_for(lambda: self._ending, RETRY_SECONDS):
+                        continue
+                sleep(FAREWELL_SECONDS / 4)  # the end waits no longer than that
                 continue
             with self._news:
                 if self._waiting.get(entity) is result:  # no newer one came meanwhile

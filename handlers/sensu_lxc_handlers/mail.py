@@ -47,8 +47,11 @@ class Undelivered(Exception):
         self.elsewhere = elsewhere
 
 
-class Taken(namedtuple("Taken", "by refused")):
-    """by: who took the mail, in words; refused: sentences on recipients that were not."""
+class Taken(namedtuple("Taken", "by refused deferred", defaults=({},))):
+    """by: who took the mail, in words; refused: sentences on recipients for whom it will never.
+
+    deferred: {address: sentence} of those for whom it did not for now.
+    """
 
     __slots__ = ()
 
@@ -144,8 +147,9 @@ class SmtpServer:
                 if self._handing_over:
                     raise _unknown(f"{self._where} did not answer in time whether it took it")
                 raise Undelivered("unreachable", f"{self._where}: time was up while {self._doing}")
-        refused = [f"{address} was refused: {self._answer(*why)}" for address, why in self._refused.items()]
-        return Taken(self._where, refused)
+        said = {address: (code, self._answer(code, why)) for address, (code, why) in self._refused.items()}
+        refused = [f"{address} was refused: {why}" for address, (code, why) in said.items() if code >= 500]
+        return Taken(self._where, refused, {address: why for address, (code, why) in said.items() if code < 500})
 
     def close(self) -> None:
         """Say goodbye, if that is quickly done: the server took the mail long before."""

@@ -28,17 +28,18 @@ UNHEARD = ", not heard of"
 
 # Handlers run side by side, so what was first may come second; but a clock that was set back must not silence a check.
 _LATE_SECONDS = 60
+_HISTORY = 21  # runs that Sensu Go remembers
 _KEEP_RECOVERED_SECONDS = 30 * 86400
 _KEEP_SECONDS = 400 * 86400  # of what never recovered, as its container was removed
 
 _DAMAGED = "it is damaged; move it and its -journal away, and each incident that lasts is mailed once more"
-_VERSION = 0x6D61_0001  # "ma" 1: neither another program's file nor the other handler's ledger
+_VERSION = 0x6D61_0002  # "ma" 2: neither another program's file nor the other handler's ledger
 _NEW = (
     """CREATE TABLE mailed (
     scope TEXT, namespace TEXT, entity TEXT, check_name TEXT,
     state TEXT NOT NULL, incident TEXT NOT NULL, executed INTEGER NOT NULL, mails INTEGER NOT NULL,
     began REAL NOT NULL, first_id TEXT NOT NULL, last_id TEXT NOT NULL,
-    wall REAL NOT NULL, boot_id TEXT NOT NULL, uptime REAL NOT NULL,
+    owed TEXT NOT NULL, wall REAL NOT NULL, boot_id TEXT NOT NULL, uptime REAL NOT NULL,
     PRIMARY KEY (scope, namespace, entity, check_name)) WITHOUT ROWID""",
     "CREATE TABLE latest_try (id INTEGER PRIMARY KEY CHECK (id = 1), wall REAL NOT NULL)",
     f"PRAGMA user_version = {_VERSION}",
@@ -51,7 +52,7 @@ class Key(namedtuple("Key", "scope namespace entity check")):
     __slots__ = ()
 
 
-class Mailed(namedtuple("Mailed", "state incident executed mails began first_id last_id at")):
+class Mailed(namedtuple("Mailed", "state incident executed mails began first_id last_id owed at")):
     """The latest mail about a check.
 
     state     OK, FLAPPING, or a severity, with UNHEARD behind it where that is so
@@ -60,14 +61,18 @@ class Mailed(namedtuple("Mailed", "state incident executed mails began first_id 
     mails     how many there were about this incident, so that each has an id of its own
     began     when the first of them was sent, in seconds since the epoch
     first_id, last_id  Message-IDs of the first and of this one
+    owed      addresses with commas between them, to which it could not be sent for now; "" where all have it
     at        the Moment of this one
     """
 
     __slots__ = ()
 
 
-class News(namedtuple("News", "state change since reminder")):
-    """Worth a mail. change: in words; since: the Mailed that it follows in the same incident, or None."""
+class News(namedtuple("News", "state change since reminder is_owed", defaults=(False,))):
+    """Worth a mail. change: in words; since: the Mailed that it follows in the same incident, or None.
+
+    is_owed: it is since itself, once more for those alone who did not get it.
+    """
 
     __slots__ = ()
 
@@ -117,6 +122,8 @@ def decide(
     since = elapsed(last.at, now) if last else 0.0
     ago = f"{duration(since)} ago"
     if state == OK:
+        if last and told == OK and last.owed:
+            return News(OK, OK, last, False, True)
         if told == OK or last is None:
             return Hold("ok", "nothing is wrong, and nothing was mailed that would have to be taken back")
         return News(OK, f"OK, was {told}", last, False)
@@ -124,10 +131,12 @@ def decide(
         return Hold("late", f"what came after it was mailed {ago}")
     # While it flaps, a check is OK in between, so that in Go each time would look like another incident.
     flaps = FLAPPING in (state, told) and not event.incident
-    lasts = last is not None and told != OK and (last.incident == incident or flaps)
+    lasts = last is not None and told != OK and (last.incident == incident or flaps) and not _began_since(event, last)
     if last and lasts and told == state:
         if remind and since >= remind:
             return News(state, f"still {state} after {duration(max(0.0, now.wall - last.began))}", last, True)
+        if last.owed:
+            return News(state, state, last, False, True)
         left = f", reminder in {duration(remind - since)}" if remind else ""
         return Hold("no-change", f"{state} was mailed {ago}{left}")
     statuses = (*event.history, event.status) if state == FLAPPING else (event.status,)
@@ -155,7 +164,7 @@ def _told_by_itself(event: Event, now: Moment) -> "Mailed | None":
         before = severity(event.history[-2]) if len(event.history) > 1 else OK
     if before == OK:
         return None
-    return Mailed(before, incident_of(event), 0, 1, now.wall, "", "", now)
+    return Mailed(before, incident_of(event), 0, 1, now.wall, "", "", "", now)
 
 
 class Memory:
@@ -224,8 +233,8 @@ class Memory:
         db = self._open(mode)
         try:
             row = db.execute(
-                "SELECT state, incident, executed, mails, began, first_id, last_id, wall, boot_id, uptime FROM mailed"
-                " WHERE scope = ? AND namespace = ? AND entity = ? AND check_name = ?",
+                "SELECT state, incident, executed, mails, began, first_id, last_id, owed, wall, boot_id, uptime"
+                " FROM mailed WHERE scope = ? AND namespace = ? AND entity = ? AND check_name = ?",
                 self._key,
             ).fetchone()
         finally:
@@ -233,7 +242,7 @@ class Memory:
         if row is None:
             return None
         # SQLite notices what is wrong with its pages, not what is wrong with the values on them.
-        if [type(value) for value in row] != [str, str, int, int, float, str, str, float, str, float] or not all(
+        if [type(value) for value in row] != [str, str, int, int, float, str, str, str, float, str, float] or not all(
             value.isprintable() if isinstance(value, str) else abs(value) < 1 << 53 for value in row
         ):
             raise sqlite3.DatabaseError("a mail in it makes no sense")
@@ -263,6 +272,24 @@ class Memory:
 def _version(db: sqlite3.Connection) -> int:
     (version,) = db.execute("PRAGMA user_version").fetchone()
     return int(version)
+
+
+def _began_since(event: Event, last: Mailed) -> bool:
+    """Whether all that Sensu knows of the check came after that mail: it was deleted meanwhile, and made anew.
+
+    In Go two incidents have one name where neither life of the check had an OK before. An event that was mailed is in
+    the history until that is full, so it can't be the same life.
+    """
+    if event.incident or not last.executed or last.state.endswith(UNHEARD):  # that is by the server's clock
+        return False
+    check = event.document.get("check")
+    history = check.get("history") if isinstance(check, dict) else None
+    if not isinstance(history, list) or not 0 < len(history) < _HISTORY:
+        return False
+    times = [one.get("executed") for one in history if isinstance(one, dict)]
+    if len(history) == 1 and event.occurrences == 1 and times in ([], [None]):
+        times = [event.executed]
+    return times[-1:] == [event.executed] and all(type(time) is int and time > last.executed for time in times)
 
 
 def _is_late(event: Event, state: str, last: Mailed, since: float) -> bool:

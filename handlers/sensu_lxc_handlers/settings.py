@@ -40,7 +40,7 @@ _RESERVED_PARAMETERS = (
 _RULES = ("cooldown", "max_age", "breaches", "min", "max", "step", "budget", "breaker", "warm_up", "quiet",
           "cooldown_in", "enabled")  # fmt: skip
 _OF_GROUPS = (*_RULES, "job", "parameters", "decommission_job", "placement", "verify_command")
-# Whoever runs an agent says what its events wish, so that they choose among what the settings name, below their max.
+# Whoever runs an agent says what its events wish, so that they choose among what the settings name, in their bounds.
 _BY_EVENTS = (*_RULES, "group", "job")
 # Those that only the reconciler decides by. It looks at whole groups, whose members may wish different things, so it
 # takes the settings alone.
@@ -205,7 +205,8 @@ def jenkins_settings(settings: "Mapping[str, object]", scope: str, where: str) -
     budget = _share(given.get("budget", "6/1h"), parse_duration)
     if budget is None or not (0 <= budget[0] <= 1000 and 60 <= (budget[1] or 3600) <= 30 * 86400):
         raise Misconfigured(f'{scope}.budget must be builds per time, such as "6/1h"; 0 sets none')
-    enabled = {"true": True, "false": False}.get(str(given.get("enabled", True)).lower())
+    word = given.get("enabled", True)
+    enabled = {"true": True, "false": False}.get(str(word).lower()) if isinstance(word, (bool, str)) else None
     if enabled is None:
         raise Misconfigured(f"{scope}.enabled must be true or false")
     group = text("group", scope) or scope
@@ -230,7 +231,8 @@ def jenkins_settings(settings: "Mapping[str, object]", scope: str, where: str) -
     if parsed.placement and parsed.placement.parameter in parsed.parameters:
         raise Misconfigured(f"{scope}.parameters may not hold {parsed.placement.parameter}: placement chooses it")
     if parsed.max and parsed.min > parsed.max:
-        raise Misconfigured(f"{scope}.min is {parsed.min} and {scope}.max {parsed.max}: exchange them")
+        both = f"{scope}.min is {parsed.min} and {scope}.max {parsed.max}"
+        raise Misconfigured(f"{both} in {where}: min must not be above max")
     for name in parsed.groups:
         jenkins_settings({scope: _as_group(given, name)}, scope, f"{where} for the group {name}")
     return parsed
@@ -296,8 +298,8 @@ def _placement(given: "Mapping[str, object]", name: str, where: str) -> "Placeme
 
 def for_event(
     settings: "Mapping[str, object]", scope: str, where: str, event: "Event", handler: str
-) -> JenkinsSettings:
-    """The scope as it holds for an event.
+) -> "tuple[JenkinsSettings, list[str]]":
+    """(the scope as it holds for an event, sentences on wishes that were cut).
 
     What its check wishes wins over its entity's wishes, those over its group, that over the rest. The first group whose
     patterns fit is the event's. Raises Misconfigured for a wish that is none, with who wished it.
@@ -318,21 +320,46 @@ def for_event(
                     f"the {who} wishes {clean(key, 60)}, and may only wish {', '.join(_BY_EVENTS)}; the rest belongs "
                     f"into {where}"
                 )
-            if key == "group" and value not in known.groups:
+            if key == "group" and not (isinstance(value, str) and value in known.groups):
                 raise Misconfigured(f"the {who} wishes a group that {scope}.groups in {where} does not name")
-            jenkins_settings({scope: {**given, "min": 0, key: value}}, scope, where)
+            try:
+                # Alone, as other groups have nothing to do with it.
+                jenkins_settings({scope: {**given, "groups": {}, "min": 0, key: value}}, scope, where)
+            except Misconfigured as error:
+                raise Misconfigured(f"the {who} wishes {key}, but {error}") from None
         wishes.update(wanted)
     group = wishes.pop("group", group)
     base = given if group is None else _as_group(given, str(group))
     merged = {key: value for key, value in {**base, **wishes}.items() if key != "groups"}
-    wanted_now, ceiling = jenkins_settings({scope: merged}, scope, where), jenkins_settings({scope: base}, scope, where)
+    whose = where if group is None else f"{where} for the group {clean(str(group), 60)}"
+    wished = f"{whose} with what the event wishes ({', '.join(wishes)})" if wishes else whose
+    wanted_now, bounds = jenkins_settings({scope: merged}, scope, wished), jenkins_settings({scope: base}, scope, whose)
     if wanted_now.job not in {known.job, *(one.job for one in of_groups(settings, scope, where).values())}:
         raise Misconfigured(
             f"the event wishes the job {clean(wanted_now.job, 80)}, which {scope} in {where} nowhere names"
         )
-    if ceiling.max and not 0 < wanted_now.max <= ceiling.max:
-        wanted_now = wanted_now._replace(max=ceiling.max)
-    return wanted_now
+    granted = _within(wanted_now, bounds)
+    # Not by what is wished: one that is no more than the settings have already was not cut.
+    cut = [key for key in wishes if getattr(granted, key) != getattr(wanted_now, key)]
+    notes = [f"cut to what {scope} in {where} allows: {', '.join(cut)}"] if cut else []
+    return granted, notes
+
+
+def _within(wanted: JenkinsSettings, bounds: JenkinsSettings) -> JenkinsSettings:
+    """wanted, with each guard at least as careful as in bounds: whoever can write an event must not undo a stop."""
+
+    def at_most(value: int, most: int) -> int:
+        """Of two numbers of which 0 means that there is no bound."""
+        return min(value or most, most or value)
+
+    builds, seconds = wanted.budget
+    if bounds.budget[0]:
+        longest = max(seconds, bounds.budget[1]) if builds else bounds.budget[1]
+        builds, seconds = at_most(builds, bounds.budget[0]), longest
+    return wanted._replace(
+        enabled=wanted.enabled and bounds.enabled, max=at_most(wanted.max, bounds.max), budget=(builds, seconds),
+        breaker=at_most(wanted.breaker, bounds.breaker), cooldown=max(wanted.cooldown, bounds.cooldown),
+    )  # fmt: skip
 
 
 def of_groups(settings: "Mapping[str, object]", scope: str, where: str) -> "dict[str, JenkinsSettings]":

@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
     Judge = Callable[[list[Try], bool], "Act | Hold"]
 
-_VERSION = 1
+_VERSION = 2
 _SCHEMA = """
 CREATE TABLE tries (
-    number INTEGER PRIMARY KEY, namespace TEXT NOT NULL, entity TEXT NOT NULL, runner TEXT NOT NULL,
-    action TEXT NOT NULL, check_name TEXT NOT NULL, asked_check TEXT NOT NULL, state TEXT NOT NULL,
-    detail TEXT NOT NULL, wall REAL NOT NULL, boot_id TEXT NOT NULL, uptime REAL NOT NULL);
-CREATE INDEX of_entity ON tries (namespace, entity, runner);
+    number INTEGER PRIMARY KEY, scope TEXT NOT NULL, namespace TEXT NOT NULL, entity TEXT NOT NULL,
+    runner TEXT NOT NULL, action TEXT NOT NULL, check_name TEXT NOT NULL, asked_check TEXT NOT NULL,
+    state TEXT NOT NULL, detail TEXT NOT NULL, wall REAL NOT NULL, boot_id TEXT NOT NULL, uptime REAL NOT NULL);
+CREATE INDEX of_entity ON tries (scope, namespace, entity, runner);
 CREATE TABLE decisions (
-    namespace TEXT, entity TEXT, check_name TEXT, incident TEXT, executed INTEGER,
+    scope TEXT, namespace TEXT, entity TEXT, check_name TEXT, incident TEXT, executed INTEGER,
     wall REAL NOT NULL, word TEXT NOT NULL, code TEXT NOT NULL, text TEXT NOT NULL,
-    PRIMARY KEY (namespace, entity, check_name, incident, executed)) WITHOUT ROWID;
+    PRIMARY KEY (scope, namespace, entity, check_name, incident, executed)) WITHOUT ROWID;
 CREATE INDEX decisions_by_time ON decisions (wall);
 """
 _KEEP_SECONDS = 30 * 86400
@@ -36,10 +36,13 @@ _OPEN = f"('{ASKED}', '{UNKNOWN}')"
 
 
 class Tries:
-    """The file at path; see Store for patience and errors. read_only: for a dry run, which fails likewise."""
+    """The file at path; see Store for patience and errors. read_only: for a dry run, which fails likewise.
 
-    def __init__(self, path: str, patience: float, read_only: bool = False) -> None:
-        self._read_only = read_only
+    scope: whose settings are acted on; what another scope asked for is not this one's.
+    """
+
+    def __init__(self, path: str, patience: float, scope: str, read_only: bool = False) -> None:
+        self._scope, self._read_only = scope, read_only
         first = "look in the handler's log what was asked for lately"
         if read_only:
             check_writable(path, f"the ledger {path}", "ledger")
@@ -67,9 +70,9 @@ class Tries:
                 seen = self._seen(event)
                 if not seen:
                     self._db.execute(
-                        "UPDATE tries SET state = ? WHERE namespace = ? AND entity = ? AND runner = ?"
+                        "UPDATE tries SET state = ? WHERE scope = ? AND namespace = ? AND entity = ? AND runner = ?"
                         f" AND check_name = ? AND state IN {_OPEN} AND wall < ?",
-                        (FAILED, event.namespace, event.entity, event.runner, event.check, event.executed),
+                        (FAILED, *self._entity(event), event.runner, event.check, event.executed),
                     )
                 decision = judge(self._known(event), seen)
                 number = self._intent(event, decision, now) if isinstance(decision, Act) else None
@@ -77,7 +80,8 @@ class Tries:
                     word, code, text = ("HOLD", *decision) if isinstance(decision, Hold) else ("ACT", "asked", "")
                     text = text or f"try {number}"
                     self._db.execute(
-                        "INSERT INTO decisions VALUES (?,?,?,?,?,?,?,?,?)", (*_key(event), now.wall, word, code, text)
+                        "INSERT INTO decisions VALUES (?,?,?,?,?,?,?,?,?,?)",
+                        (*self._key(event), now.wall, word, code, text),
                     )
             return decision, number
 
@@ -95,9 +99,10 @@ class Tries:
         with self._store.explained():
             counted = ", ".join(f"'{state}'" for state in COUNTED)
             row = self._db.execute(
-                "SELECT number, action, state, wall, boot_id, uptime, detail FROM tries WHERE namespace = ? AND"
-                f" entity = ? AND check_name = ? AND state IN ({counted}) AND wall < ? ORDER BY number DESC LIMIT 1",
-                (event.namespace, event.entity, event.check, end),
+                "SELECT number, action, state, wall, boot_id, uptime, detail FROM tries WHERE scope = ? AND"
+                f" namespace = ? AND entity = ? AND check_name = ? AND state IN ({counted}) AND wall < ?"
+                " ORDER BY number DESC LIMIT 1",
+                (*self._entity(event), event.check, end),
             ).fetchone()
             if row is None:
                 return None
@@ -111,8 +116,8 @@ class Tries:
     def _known(self, event: Event) -> "list[Try]":
         rows = self._db.execute(
             "SELECT number, action, state, wall, boot_id, uptime, detail FROM tries"
-            " WHERE namespace = ? AND entity = ? AND runner = ? ORDER BY number",
-            (event.namespace, event.entity, event.runner),
+            " WHERE scope = ? AND namespace = ? AND entity = ? AND runner = ? ORDER BY number",
+            (*self._entity(event), event.runner),
         ).fetchall()
         return [self._try(row, event) for row in rows]
 
@@ -125,9 +130,9 @@ class Tries:
 
     def _seen(self, event: Event) -> bool:
         row = self._db.execute(
-            "SELECT 1 FROM decisions WHERE namespace = ? AND entity = ? AND check_name = ? AND incident = ?"
-            " AND executed = ?",
-            _key(event),
+            "SELECT 1 FROM decisions WHERE scope = ? AND namespace = ? AND entity = ? AND check_name = ?"
+            " AND incident = ? AND executed = ?",
+            self._key(event),
         ).fetchone()
         return row is not None
 
@@ -135,14 +140,16 @@ class Tries:
         for table in ("decisions", "tries"):
             self._db.execute(f"DELETE FROM {table} WHERE wall < ?", (now.wall - _KEEP_SECONDS,))
         cursor = self._db.execute(
-            "INSERT INTO tries (namespace, entity, runner, action, check_name, asked_check, state, detail, wall,"
-            " boot_id, uptime) VALUES (?,?,?,?,?,?,?,?,?,?,?)",
-            (event.namespace, event.entity, event.runner, act.action.name, event.check, act.action.asked_check(event),
-             INTENT, "", *now),
+            "INSERT INTO tries (scope, namespace, entity, runner, action, check_name, asked_check, state, detail, wall,"
+            " boot_id, uptime) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+            (*self._entity(event), event.runner, act.action.name, event.check, act.action.asked_check(event), INTENT,
+             "", *now),
         )  # fmt: skip
         assert cursor.lastrowid is not None
         return cursor.lastrowid
 
+    def _entity(self, event: Event) -> "tuple[str, str, str]":
+        return self._scope, event.namespace, event.entity
 
-def _key(event: Event) -> "tuple[str, str, str, str, int]":
-    return event.namespace, event.entity, event.check, event.incident, event.executed
+    def _key(self, event: Event) -> "tuple[str, str, str, str, str, int]":
+        return (*self._entity(event), event.check, event.incident, event.executed)

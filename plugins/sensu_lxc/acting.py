@@ -253,7 +253,9 @@ class Work:
             self.pause(STEP_SECONDS, f"{self.name} is not up after {self.seconds:g} s")
             seen = self._seen()
             if seen in ("STOPPED", states.ORPHANED):
-                raise CannotAct(f"{self.name} stopped again right after its start; see {log}, and its console")
+                raise CannotAct(
+                    f"{self.name} stopped again right after its start; see {log}, and what lxc-start -F says"
+                )
             now = self.init_pid() if seen == "RUNNING" else 0
             if now != pid:
                 pid, since = now, monotonic()

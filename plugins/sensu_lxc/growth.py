@@ -18,6 +18,7 @@ LIMIT_V1, LIMIT_V2 = "lxc.cgroup.memory.limit_in_bytes", "lxc.cgroup2.memory.max
 MEMSW = "lxc.cgroup.memory.memsw.limit_in_bytes"
 HIGH = "lxc.cgroup2.memory.high"
 
+_SMALLEST = 1 << 20
 _STEP_HELP = "write a percentage of the present limit (25%) or a size (256M)"
 _KERNEL_SIZE = re.compile(r"(\d{1,19})([KMGTPE]?)", re.ASCII | re.IGNORECASE)
 
@@ -46,6 +47,8 @@ def step(text: str) -> Amount:
     found = _percent(text)
     if found is not None and 0 < found <= 1000:
         return Amount(found, True, text.strip())
+    if found is None and text.strip().isdigit() and int(text) < _SMALLEST:  # most likely a forgotten %
+        raise ArgumentTypeError(f"{text[:40]!r} would be {text.strip()[:40]} bytes; {_STEP_HELP}")
     if found is None:
         return Amount(size(text), False, text.strip())
     raise ArgumentTypeError(f"{text[:40]!r} is no step; {_STEP_HELP}")
@@ -56,6 +59,10 @@ def size(text: str) -> int:
     found = threshold(text)
     if not found.at_and_above or found.is_percent or found.high < 1:
         raise ArgumentTypeError(f"{text[:40]!r} is no size; write for example 256M or 2G")
+    if found.high < _SMALLEST:
+        raise ArgumentTypeError(
+            f"{text[:40]!r} is {render.size(found.high)}, less than any container has; write for example 256M or 2G"
+        )
     return int(found.high)
 
 

@@ -91,13 +91,14 @@ def take(
     defined: dict[str, bool | None] = {}
     literal = [name for name in names if not _MAGIC.intersection(name)]
     if len(literal) == len(names) > 0:
-        for path in paths:
-            for name in literal:
-                directory = f"{path}/{name}"
-                # What runs needs no look for its definition.
-                known = True if directory in running else is_defined(host, path, name)
-                if known is not False:
-                    defined[directory] = known
+        for path, name in [_apart(name) for name in literal if _is_whole(name)] + [
+            (path, name) for path in paths for name in literal if not _is_whole(name)
+        ]:
+            directory = f"{path}/{name}"
+            # What runs needs no look for its definition.
+            known = True if directory in running else is_defined(host, path, name)
+            if known is not False:
+                defined[directory] = known
     else:
         for path in paths:
             _list_definitions(host, path, running, defined, unseen, advice)
@@ -274,12 +275,28 @@ def _list_definitions(
             defined[directory] = True
 
 
+def _is_whole(name: str) -> bool:
+    """Whether a name or pattern is one of LXCPATH/NAME, as a container is told whose name is there twice."""
+    return name.startswith("/")
+
+
+def _apart(whole: str) -> tuple[str, str]:
+    lxcpath, _, name = whole.rpartition("/")
+    return _clean(lxcpath), name
+
+
+def _meaning(pattern: str) -> Callable[[str, str], object]:
+    """A test of (LXCPATH/NAME, NAME) of a container against a name or a shell pattern, or one with its lxcpath."""
+    means = matcher(_clean(pattern) if _is_whole(pattern) else pattern)
+    return lambda directory, name: means(directory if _is_whole(pattern) else name)
+
+
 def _select(found: dict[str, str], names: Sequence[str]) -> tuple[set[str], list[str]]:
     """(directories that the user means, names and patterns that mean nothing)."""
     wanted, missing = set() if names else set(found), []
     for name in names:
-        means = matcher(name)
-        chosen = [directory for directory, found_name in found.items() if means(found_name)]
+        means = _meaning(name)
+        chosen = [directory for directory, found_name in found.items() if means(directory, found_name)]
         if not chosen:
             missing.append(name)
         wanted.update(chosen)
@@ -291,18 +308,19 @@ def _without(
 ) -> tuple[set[str], list[str]]:
     """wanted and missing without what the user leaves out."""
     for pattern in exclude:
-        left_out = matcher(pattern)
-        wanted = {directory for directory in wanted if not left_out(found[directory])}
-        missing = [name for name in missing if not left_out(name)]
+        left_out = _meaning(pattern)
+        wanted = {directory for directory in wanted if not left_out(directory, found[directory])}
+        missing = [name for name in missing if not left_out(name, name)]
     return wanted, missing
 
 
-def chooser(names: Sequence[str], exclude: Sequence[str]) -> Callable[[str], bool]:
-    """A test of whether these options mean a name."""
-    wanted, left_out = [matcher(one) for one in names], [matcher(one) for one in exclude]
+def chooser(names: Sequence[str], exclude: Sequence[str]) -> Callable[[str, str], bool]:
+    """A test of whether these options mean (LXCPATH/NAME, NAME) of a container."""
+    wanted, left_out = [_meaning(one) for one in names], [_meaning(one) for one in exclude]
 
-    def means(name: str) -> bool:
-        return (not wanted or any(one(name) for one in wanted)) and not any(one(name) for one in left_out)
+    def means(directory: str, name: str) -> bool:
+        is_wanted = not wanted or any(one(directory, name) for one in wanted)
+        return is_wanted and not any(one(directory, name) for one in left_out)
 
     return means
 

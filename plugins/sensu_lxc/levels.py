@@ -50,6 +50,10 @@ def _number(text: str, units: Mapping[str, float], advice: str) -> tuple[float, 
     digits, unit = match.groups()
     if unit == "%":
         return float(digits), "%"
+    if len(unit) > 1 and unit[-1] == "b" and units is _BINARY:
+        raise ArgumentTypeError(
+            f"{_quoted(text)} may mean bits: write {unit[:-1]}B for bytes (a link of 100 Mbit/s carries 12.5MB/s)"
+        )
     try:
         factor = units[unit.lower()]
     except KeyError:

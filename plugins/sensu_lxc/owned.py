@@ -182,18 +182,19 @@ def remove(
         _tidy(lxcpath, name)
         return
     try:
+        _check_removable(host, lxcpath, name)  # before it is stopped for nothing
         kill(host, lxcpath, name, keep_open)
+        _check_removable(host, lxcpath, name)
     except CannotAct as problem:
         raise CannotAct(f"{directory} is not removed: {problem}") from None
-    reason = why_not_removable(host, find(host, lxcpath, name))
-    if reason is not None:
-        raise CannotAct(f"{directory} is not removed: {reason}")
     try:
         half = ownership.text(found._replace(state=ownership.CREATING))
         _write_whole(_notice(directory), f"{os.stat(directory).st_ino}\n{half}")
         if os.path.exists(f"{directory}/config"):
-            # Its status is not asked for: of a half-made container LXC says that there was none, and removes it.
-            commands.run(["lxc-destroy", "-n", name, "-P", lxcpath], seconds, keep_open=keep_open)
+            argv = ["lxc-destroy", "-n", name, "-P", lxcpath]
+            done = commands.run(argv, seconds, keep_open=keep_open)
+            if done.status or done.why:
+                _check_not_refused(host, lxcpath, name, found, done)
         if os.path.lexists(directory):
             from shutil import rmtree
 
@@ -201,6 +202,37 @@ def remove(
         _tidy(lxcpath, name)
     except (OSError, commands.CannotRun) as error:
         raise CannotAct(f"{directory} is not removed entirely: {error}") from None
+
+
+def _check_removable(host: Host, lxcpath: str, name: str) -> None:
+    reason = why_not_removable(host, find(host, lxcpath, name))
+    if reason is not None:
+        raise CannotAct(reason)
+
+
+def _check_not_refused(host: Host, lxcpath: str, name: str, found: Record, done: commands.Finished) -> None:
+    """Raise CannotAct where lxc-destroy failed for a reason to leave the container as it is.
+
+    Its status alone tells nothing: of a half-made container LXC says that there was none. So what it refuses for is
+    looked at again: clones, snapshots, mounts or a start since we looked, and the destroy hook's veto.
+    """
+    directory = f"{lxcpath}/{name}"
+    try:
+        _check_removable(host, lxcpath, name)
+        seen = state(host, lxcpath, name)
+        if seen.name != "STOPPED":
+            raise CannotAct(f"somebody started it meanwhile, it is {seen.name}")
+        # What never was whole has nothing that its hook could want to keep.
+        if found.state != ownership.CREATING and _settings(host, find(host, lxcpath, name)).get("lxc.hook.destroy"):
+            raise CannotAct(
+                f"lxc-destroy {done}, and it has an lxc.hook.destroy, which may forbid it; its own lines on stderr "
+                "say why"
+            )
+    except (CannotAct, CannotObserve) as problem:
+        # Where the record went already the notice alone says that it is ours.
+        if os.path.exists(f"{directory}/{ownership.FILE}"):
+            _tidy(lxcpath, name)
+        raise CannotAct(f"{directory} is not removed: {problem}") from None
 
 
 def _tidy(lxcpath: str, name: str) -> None:
@@ -245,16 +277,16 @@ def kill(host: Host, lxcpath: str, name: str, keep_open: Sequence[int] = (), out
 
 
 def why_not_removable(host: Host, container: Container) -> str | None:
-    """Why removing the container would remove more than the container, or None.
+    """Why removing the container would remove more than the container, or None. Raises CannotObserve.
 
-    The config of an interrupted clone may still name the root filesystem of the original (lxc#694), and what a killed
-    template mounted would be emptied with it.
+    The config of an interrupted clone may still name the root filesystem of the original (lxc#694), what a killed
+    template mounted would be emptied with it, and clones and snapshots of it go on to live on its root filesystem.
     """
     directory = container.directory
-    try:
-        rootfs = root_filesystem(inventory.config(host, container))
-    except NotThere:
-        rootfs = None
+    depends = _dependent(host, container)
+    if depends:
+        return depends
+    rootfs = root_filesystem(_settings(host, container))
     if rootfs is not None and not is_below(rootfs, directory):
         return f"its config names the root filesystem {rootfs}, which lies elsewhere"
     real = os.path.realpath(directory)
@@ -263,6 +295,42 @@ def why_not_removable(host: Host, container: Container) -> str | None:
         if f"{point}/".startswith(f"{real}/"):
             return f"something is mounted at {point}"
     return None
+
+
+def _settings(host: Host, container: Container) -> dict[str, str]:
+    try:
+        return inventory.config(host, container)
+    except NotThere:
+        return {}
+
+
+def _dependent(host: Host, container: Container) -> str:
+    """Why lxc-destroy would refuse it for what was made of it, or "". Raises CannotObserve.
+
+    lxc_snapshots has two lines, lxcpath and name, for each clone that shares its files; an older LXC wrote a number.
+    Whether those are still there is not asked: they may be where nothing is mounted just now.
+    """
+    directory = container.directory
+    path = f"{directory}/lxc_snapshots"
+    try:
+        words = host.read(path).decode("utf-8", "surrogateescape").split("\n")
+    except NotThere:
+        pass
+    else:
+        clones = [f"{lxcpath}/{name}" for lxcpath, name in zip(words[::2], words[1::2]) if name]
+        more = f" and {len(clones) - 3} more" if len(clones) > 3 else ""
+        named = f" ({', '.join(clones[:3])}{more})" if clones else ""
+        return f"clones share its root filesystem{named}; lxc-destroy those first, or remove {path} where they are gone"
+    # As LXC looks for them: beside the lxcpath where it once put them, if that is there.
+    for folder in (f"{directory}/snaps", f"{container.lxcpath}snaps/{container.name}"):
+        try:
+            snapshots = host.list(folder)
+        except NotThere:
+            continue
+        if snapshots:
+            where = f"-n {container.name} -P {container.lxcpath}"
+            return f"its snapshots in {folder} would be lost; remove them first: lxc-snapshot {where} -d ALL"
+    return ""
 
 
 def root_filesystem(settings: dict[str, str]) -> str | None:

@@ -183,7 +183,8 @@ class ContainerCheck(Check):
             metavar="NAME",
             action="append",
             default=[],
-            help="container, comma list or shell pattern ('web*'); may be repeated; default: every container",
+            help="container, comma list or shell pattern ('web*'), with or without its lxcpath (/srv/lxc/web1); may be "
+            "repeated; default: every container",
         )
         add("--exclude", metavar="NAME", action="append", default=[], help="leave these out; likewise")
         add(
@@ -308,7 +309,8 @@ def add_agent_options(parser: ArgumentParser, always: bool = False) -> None:
     )  # fmt: skip
     add("--ttl", metavar="TIME", type=duration, help="Sensu alerts where nothing is heard of one for so long (180s)")
     add("--interval", metavar="TIME", type=duration, help="how often this runs; less than --ttl (60s)")
-    add("--check-name", metavar="NAME", help="of the results (default: this script's, without .py)")
+    own = "check_container_state" if always else "this script's, without .py"
+    add("--check-name", metavar="NAME", help=f"of the results (default: {own})")
     add("--entity-prefix", metavar="WORD", help="before each container's name: web1 may be on two hosts")
     add("--handlers", metavar="NAMES", help="handlers of the results, a comma list")
 
@@ -346,5 +348,5 @@ def levels(options: Namespace, default: Levels, name: str = "") -> Levels:
         return default
     contradiction = given.contradiction()
     if contradiction:
-        raise Misuse(contradiction)
+        raise Misuse(f"--{name}: {contradiction}" if name else contradiction)
     return given

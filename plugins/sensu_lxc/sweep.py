@@ -163,7 +163,8 @@ Reported = namedtuple("Reported", "name lxcpath place")
 def meant(options: Namespace, reported: Mapping[str, Reported]) -> dict[str, Reported]:
     """Those whose names the options mean: an earlier command line may have meant others."""
     means = inventory.chooser(options.name, options.exclude)
-    return {entity: one for entity, one in list(reported.items()) if means(one.name)}  # to which a thread adds
+    # As a list, since a thread adds to them.
+    return {entity: one for entity, one in list(reported.items()) if means(f"{one.lxcpath}/{one.name}", one.name)}
 
 
 def with_orphans(host: Host, take: Callable[[], Inventory], before: Mapping[str, Reported], prefix: str) -> Inventory:

@@ -152,6 +152,31 @@ def test_what_is_wished_in_vain_is_said(setup):
     assert "in vain" not in setup.run(core_event(), "--dry-run").line
 
 
+def test_no_wish_undoes_the_emergency_stop(setup, jenkins):
+    setup.scope["enabled"] = False
+    event = core_event()
+    event["client"]["lxc_autoscale"] = {"enabled": True}
+    got = setup.run(event)
+    assert (got.status, got.code) == (0, "disabled") and "[cut to what lxc_autoscale in " in got.line
+    assert "allows: enabled]" in got.line
+    assert asked(jenkins) == 0
+    setup.scope.update(enabled=True)
+    assert "cut" not in setup.run(event).line and asked(jenkins) == 1
+
+
+@pytest.mark.parametrize("key", ["group", "budget", "breaker", "cooldown", "enabled", "job", "breaches"])
+@pytest.mark.parametrize("value", [["x"], {"x": 1}, None, 1.5, [[[[]]]], "\ud800"])
+def test_a_wish_of_a_wrong_type_is_named_with_its_event(setup, key, value):
+    if value == 1.5 and key == "cooldown":
+        return
+    setup.scope["groups"] = {"web": {"match": {"entity": "web*"}}}
+    event = core_event()
+    event["check"]["lxc_autoscale"] = {key: value}
+    got = setup.run(event, "--dry-run")
+    assert (got.status, got.code) == (2, "misconfigured")
+    assert f"web1/check_memory CRITICAL not handled: the check wishes {'a ' * (key == 'group')}{key}" in got.line
+
+
 def test_dry_run_decides_the_same_and_leaves_no_trace(setup, jenkins):
     dry = setup.run(core_event(), "--dry-run")
     assert (dry.status, dry.word, dry.code) == (0, "ACT", "dry-run")
@@ -214,7 +239,7 @@ def test_users_who_may_not(tmp_path, jenkins, user, says):
 
 
 def test_wrong_credentials_and_the_pause_after_them(setup, jenkins):
-    setup.secret("api", "wrong")
+    setup.secret("api", "mistaken")
     assert "user, or his token or password, is wrong" in setup.run(core_event()).line
     held = setup.run(core_event(incident="j"))
     assert (held.status, held.code) == (0, "rejected") and "is wrong" in held.line

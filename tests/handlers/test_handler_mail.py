@@ -18,6 +18,7 @@ import time
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sensu_lxc_handlers import handler
 
 from tests.standin import certificates
 
@@ -493,6 +494,32 @@ def test_a_server_that_echoes_the_password(tmp_path):
     assert f"535 no: *** is {'x' * 110}***" in got.line and PASSWORD[:8] not in got.line
 
 
+@pytest.mark.parametrize("password", ["hunter2", "x", "*", "mail", "REJ", "a.b", "no"])
+def test_a_short_password_is_not_printed_either(tmp_path, password):
+    def echo(connection):
+        connection.sendall(b"250-odd\r\n250 AUTH PLAIN\r\n")
+        line = connection.recv(1000)
+        connection.sendall(f"535 5.7.8 {password} of {line.split()[-1].decode()} is bad\r\n".encode())
+        connection.recv(1000)
+
+    with Odd("EHLO", echo) as server:
+        setup = Mailer(tmp_path).at(server, user="sensu")
+        setup.scope["password_file"] = setup.secret("password", password)
+        got = setup.run(core_event())
+    assert (got.status, got.word, got.code) == (1, "ERROR", "rejected"), "the words to search for stay"
+    said = got.line.partition(": ")[2]
+    assert password == "*" or password not in said
+    assert re.search(r"535 5\.7\.8 \*+ of \*+ is bad", said) or password in "no x"
+
+
+def test_an_empty_secret_is_none():
+    fence = handler.Fenced()
+    fence.secrets = ["", "ab", "", "abc", "*"]
+    assert fence.without_secrets("abc ab * a") == "*** *** *** a"
+    fence.secrets = [""]
+    assert fence.without_secrets("abc") == "abc"
+
+
 def test_tls_from_the_first_byte(tmp_path, authorities):
     good, other = authorities
     with Sink(tls=(good.chain, good.key), implicit=True, login=("sensu", PASSWORD)) as sink:
@@ -545,6 +572,63 @@ def test_no_for_good_says_what_to_do(setup, sink, command, remedy):
     got = setup.run(core_event())
     assert (got.status, got.word, got.code) == (1, "ERROR", "rejected")
     assert "550 5.7.1" in got.line and remedy in got.line and "not mailed to ops@example.com" in got.line
+
+
+def test_one_recipient_of_two_is_refused_for_now(setup, sink):
+    """Greylisting: he gets it later, the other one not again."""
+    setup.scope["to"] = ["ops@example.com", "Grey <grey@example.com>"]
+    sink.replies["RCPT"] = lambda address: "450 try later" if address.startswith("grey") else None
+    at = int(time.time())
+    first = setup.run(core_event(executed=at))
+    assert (first.status, first.word, first.code) == (1, "ERROR", "deferred")
+    assert "mailed to ops@example.com by " in first.line and "grey@example.com: 450 try later" in first.line
+    assert [recipients for _, recipients, _ in sink.mails] == [["ops@example.com"]]
+    still = setup.run(core_event(executed=at + 1))
+    assert (still.status, still.code) == (1, "deferred") and len(sink.mails) == 1
+    assert "not mailed to grey@example.com: " in still.line
+    sink.replies.clear()
+    assert setup.run(core_event(executed=at + 2), "--dry-run").code == "dry-run"
+    assert codes(setup, *(core_event(executed=at + 2 + more) for more in (0, 1))) == ["sent", "no-change"]
+    assert [recipients for _, recipients, _ in sink.mails] == [["ops@example.com"], ["grey@example.com"]]
+    one, two = sink.messages
+    assert one["Message-ID"] == two["Message-ID"] and two["To"] == "Grey <grey@example.com>" and not two["References"]
+
+
+def test_a_recovery_that_one_of_two_did_not_get(setup, sink):
+    setup.scope["to"] = "ops@example.com, grey@example.com"
+    at = int(time.time())
+    assert setup.run(core_event(executed=at)).code == "sent"
+    sink.replies["RCPT"] = lambda address: "452 mailbox full" if address.startswith("grey") else None
+    well = [core_event(status=0, executed=at + more, action="resolve") for more in (1, 2, 3)]
+    assert codes(setup, well[0], well[0]) == ["deferred", "deferred"] and len(sink.mails) == 2
+    setup.scope["to"] = "ops@example.com"  # who is not to be told any more is not waited for
+    assert codes(setup, well[1]) == ["no-change"]
+    setup.scope["to"] = "ops@example.com, grey@example.com"
+    sink.replies.clear()
+    assert codes(setup, *well[1:]) == ["sent", "ok"]
+    assert sink.mails[-1][1] == ["grey@example.com"] and sink.messages[-1]["Subject"] == "OK: web1/check_memory"
+    assert sink.messages[-1]["Message-ID"] == sink.messages[-2]["Message-ID"]
+
+
+def test_who_is_refused_for_now_gets_it_by_the_fallback(setup, sink):
+    path = setup.sendmail()
+    setup.scope.update(to=["ops@example.com", "grey@example.com"], fallback=True)
+    sink.replies["RCPT"] = lambda address: "450 try later" if address.startswith("grey") else None
+    got = setup.run(core_event())
+    assert got.code == "sent" and "[by sendmail to grey@example.com, as 127.0.0.1:" in got.line
+    argv = open(path + ".argv", encoding="utf-8").read().split()
+    assert argv == ["-i", "-f", "sensu@example.com", "grey@example.com"]
+    assert codes(setup, core_event()) == ["no-change"]
+    setup.sendmail(status=1, says="no")
+    got = setup.run(core_event(check="other"))
+    assert got.code == "deferred" and "ended with 1: no" in got.line
+
+
+def test_who_is_refused_for_now_where_nothing_can_be_remembered(setup, sink):
+    setup.scope.update(to=["ops@example.com", "grey@example.com"], state_file="/proc/sensu-lxc/mail.sqlite")
+    sink.replies["RCPT"] = lambda address: "450 try later" if address.startswith("grey") else None
+    got = setup.run(core_event())
+    assert (got.status, got.word) == (3, "ERROR") and "450 try later" in got.line and "/proc/sensu-lxc" in got.line
 
 
 def test_one_recipient_of_two_is_refused(setup, sink):

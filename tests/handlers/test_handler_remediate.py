@@ -284,6 +284,68 @@ def test_an_old_event(setup, core):
     assert setup.run(document).code == "duplicate"
 
 
+def test_two_scopes_of_one_ledger_each_act(setup, core):
+    """On the same event, and with wishes of their own."""
+    with open(setup.config, encoding="utf-8") as file:
+        tree = json.load(file)
+    tree["grow"] = {**tree["lxc_remediate"], "actions": {"grow": {"check": "grow", "when": {"check": "*"}}}}
+    path = os.path.join(setup.folder, "both.json")
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(tree, file)
+    wanted = event()
+    wanted["check"]["lxc_remediate"] = {"actions": ["start_container"]}
+    core.checks.append({"name": "grow"})
+    assert [setup.run(wanted, "--config", path, "-j", scope).code for scope in ("lxc_remediate", "grow", "grow")] == [
+        "asked", "asked", "duplicate"]  # fmt: skip
+    assert [one["check"] for one in core.asked] == ["unpublished_fix", "grow"]
+
+
+@pytest.mark.parametrize("pattern", [r"(\s*\w+)*:\s*STOPPED", "(a+)+b", "(?:a|aa)+$", "(a*)*b", "(?=(a+)+b)"])
+def test_a_pattern_that_takes_for_ever_ends_in_time(setup, core, pattern):
+    """re keeps the thread that watches the time from running."""
+    setup.scope["timeout"] = 2
+    setup.action["when"] = {"check": "*", "output": pattern}
+    slow = event()
+    slow["check"]["output"] = "a" * 60 + "!"
+    got = setup.run(slow)
+    assert (got.status, got.word, got.code) == (1, "ERROR", "timeout") and got.seconds < 6
+    assert (
+        "monitor_lxc/check_container_state CRITICAL with the `output` of start_container: write a simpler" in got.line
+    )
+    assert not core.asked and not os.path.exists(setup.ledger)
+
+
+def test_what_keeps_python_from_all_signals_is_killed(tmp_path):
+    """By the kernel, once it has used up the time."""
+    script = tmp_path / "handler_x.py"
+    script.write_text(
+        "from sensu_lxc_handlers import handler\n"
+        "class X(handler.Fenced):\n"
+        "    name, scope, timeout = 'handler_x', 'x', 1\n"
+        "    def configure(self): self.timeout_seconds = 1\n"
+        "    def work(self, trouble): return sum(range(10 ** 11))\n"
+        "X().main()\n"
+    )
+    config = tmp_path / "x.json"
+    config.write_text("{}")
+    started = time.monotonic()
+    environ = {**os.environ, "PYTHONPATH": os.path.join(ROOT, "handlers")}
+    ran = subprocess.run([sys.executable, str(script), "--config", str(config)], env=environ, capture_output=True,
+                         timeout=20)  # fmt: skip
+    assert ran.returncode == -signal.SIGPROF, ran
+    assert time.monotonic() - started < 10 and ran.stderr == b""
+
+
+@pytest.mark.parametrize("key", ["actions", "occurrences", "severities", "cooldown", "x" * 99])
+@pytest.mark.parametrize("value", [[["x"]], {"x": 1}, None, -1.5, "\ud800"])
+def test_a_wish_of_a_wrong_type_is_named_with_its_event(setup, core, key, value):
+    wanted = event()
+    wanted["check"]["lxc_remediate"] = {key: value}
+    got = setup.run(wanted)
+    assert (got.status, got.code) == (2, "misconfigured") and not core.asked
+    assert "monitor_lxc/check_container_state CRITICAL not handled: its check" in got.line and key[:50] in got.line
+
+
 def test_wishes_of_a_check_and_its_client(setup, core):
     document = event()
     document["client"]["lxc_remediate"] = {"actions": "off"}

@@ -32,7 +32,7 @@ def told(news, event, number, now):
     since = news.since
     began, first_id, mails = (since.began, since.first_id, since.mails) if since else (now.wall, str(number), 0)
     incident = mailed.incident_of(event)
-    return Mailed(news.state, incident, event.executed, mails + 1, began, first_id, str(number), now)
+    return Mailed(news.state, incident, event.executed, mails + 1, began, first_id, str(number), "", now)
 
 
 # Random lives of a check, as Core and Go tell of them. Runs every minute; each is handled, or lost on the way.
@@ -58,9 +58,11 @@ def lives(kind, runs):
             event["check"]["history"] = [str(one) for one in history]
         else:
             state = "flapping" if flapping else "failing" if status else "passing"
+            runs = [{"status": one, "executed": executed - 60 * ago}
+                    for ago, one in zip(range(len(history) - 1, -1, -1), history)]  # fmt: skip
             event = {"entity": {"metadata": {"name": "web1"}}, "check": {
                 "metadata": {"name": "c"}, "status": status, "state": state, "executed": executed, "last_ok": last_ok,
-                "occurrences": occurrences, "history": [{"status": one} for one in history]}}  # fmt: skip
+                "occurrences": occurrences, "history": runs}}  # fmt: skip
         yield minute, Event.from_sensu(event)
 
 
@@ -108,6 +110,51 @@ def test_an_event_that_names_no_incident_is_one_incident():
     assert again.code == "no-change"
 
 
+def in_go(executed, *history, occurrences=None, times=True):
+    """A check that was never OK; history: when it ran before."""
+    runs = [{"status": 2, **({"executed": when} if times else {})} for when in (*history, executed)]
+    return Event.from_sensu({"entity": {"metadata": {"name": "web1"}}, "check": {
+        "metadata": {"name": "c"}, "status": 2, "state": "failing", "executed": executed, "last_ok": 0,
+        "occurrences": occurrences or len(runs), "history": runs}})  # fmt: skip
+
+
+@pytest.mark.parametrize("times", [True, False])
+def test_a_check_that_was_deleted_and_made_anew_is_another_incident(times):
+    first = in_go(1000, times=times)
+    last = told(mailed.decide(first, None, at(0), 0, ALL), first, 0, at(0))
+    assert mailed.decide(first, last, at(100), 0, ALL).code == "no-change"
+    assert mailed.decide(in_go(1060, 1000, times=times), last, at(100), 0, ALL).code == "no-change"
+    for occurrences in (1, 2, 3) if times else (1,):
+        history = range(9_000_000, 9_000_000 + 60 * occurrences, 60)
+        news = mailed.decide(in_go(history[-1], *history[:-1], times=times), last, at(9_000_000), 0, ALL)
+        assert (news.state, news.since) == ("CRITICAL", None), "nor is it in the thread of the first"
+
+
+def test_a_full_history_and_one_that_is_odd_are_no_new_incident():
+    first = in_go(1000)
+    last = told(mailed.decide(first, None, at(0), 0, ALL), first, 0, at(0))
+    full = range(9000, 9000 + 60 * 21, 60)
+    assert mailed.decide(in_go(full[-1], *full[:-1]), last, at(100), 0, ALL).code == "no-change"
+    for odd in (None, [], "x", [1], [{"status": 2}] * 2, [{"status": 2, "executed": "9000"}], [{"status": 2}, None]):
+        event = in_go(9000, occurrences=7)
+        event.document["check"]["history"] = odd
+        assert mailed.decide(event, last, at(100), 0, ALL).code == "no-change"
+    assert mailed.decide(in_go(9000), last._replace(executed=0), at(100), 0, ALL).code == "no-change"
+
+
+def test_who_did_not_get_it_is_news_until_he_has_it():
+    event = Event.from_sensu(core_event(executed=1000))
+    last = told(mailed.decide(event, None, at(0), 0, ALL), event, 0, at(0))._replace(owed="a@b")
+    news = mailed.decide(event, last, at(60), 0, ALL)
+    assert (news.is_owed, news.reminder, news.since) == (True, False, last)
+    assert mailed.decide(event, last, at(600), 600, ALL)[3:] == (True, False), "a reminder goes to all"
+    well = Event.from_sensu(core_event(status=0, executed=1060))
+    assert mailed.decide(well, last, at(60), 0, ALL)[1:] == ("OK, was CRITICAL", last, False, False)
+    assert mailed.decide(well, last._replace(state="OK"), at(60), 0, ALL).is_owed
+    another = Event.from_sensu(core_event(executed=1060, incident="another"))
+    assert mailed.decide(another, last, at(60), 0, ALL)[2:] == (None, False, False)
+
+
 def test_clocks_that_are_set_change_no_reminder():
     event = Event.from_sensu(core_event())
     last = told(mailed.decide(event, None, at(0), 0, ALL), event, 0, at(0))
@@ -125,7 +172,7 @@ def path(tmp_path):
 
 
 def test_it_remembers_by_key(path):
-    one = Mailed("CRITICAL", "i", 1, 1, 2.0, "<a>", "<b>", moment())
+    one = Mailed("CRITICAL", "i", 1, 1, 2.0, "<a>", "<b>", "a@b,c@d", moment())
     memory = Memory(path, KEY, 1)
     assert memory.peek() is None and not os.path.exists(path)
     assert memory.recall() is None
@@ -143,7 +190,7 @@ def test_a_name_that_looks_like_a_url(tmp_path):
     path = str(tmp_path / "a?mode=memory&b#c%20d.sqlite")
     memory = Memory(path, KEY, 1)
     memory.recall()
-    memory.remember(Mailed("OK", "", 0, 1, 0.0, "", "", moment()))
+    memory.remember(Mailed("OK", "", 0, 1, 0.0, "", "", "", moment()))
     memory.forgo()
     assert sorted(os.listdir(tmp_path)) == [os.path.basename(path), os.path.basename(path) + ".lock"]
 

@@ -7,7 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sensu_lxc_handlers import settings
+from sensu_lxc_handlers.event import Event
 from sensu_lxc_handlers.outcome import Misconfigured
+
+from .support import core_event
 
 SMALLEST = {"url": "https://jenkins.example/", "job": "LXC Provision", "token": "t0ken"}
 
@@ -222,3 +225,81 @@ def test_the_definition_in_checks_is_complete():
     tree = settings.read_file(path)
     wanted = settings.jenkins_settings(tree, "lxc_autoscale", path)
     assert tree["handlers"]["jenkins"]["timeout"] > wanted.timeout
+
+
+# What an event may wish
+
+
+def wished(scope, **wishes):
+    event = core_event()
+    event["client"]["lxc_autoscale"] = wishes
+    tree = {"lxc_autoscale": {"url": "http://j", "job": "j", **scope}}
+    return settings.for_event(tree, "lxc_autoscale", "here", Event.from_sensu(event), "handler_jenkins")
+
+
+@pytest.mark.parametrize(
+    "key, bound, wish, granted",
+    [
+        ("enabled", False, True, False),
+        ("enabled", False, "true", False),
+        ("enabled", True, False, False),
+        ("max", 3, 9, 3),
+        ("max", 3, 0, 3),
+        ("max", 3, 2, 2),
+        ("max", 0, 50, 50),
+        ("breaker", 1, 0, 1),
+        ("breaker", 2, 5, 2),
+        ("breaker", 2, 1, 1),
+        ("breaker", 0, 4, 4),
+        ("cooldown", "1h", 0, 3600),
+        ("cooldown", "1h", "2h", 7200),
+        ("budget", "1/1h", 0, (1, 3600)),
+        ("budget", "1/1h", "0/1d", (1, 3600)),
+        ("budget", "3/1h", "4/2h", (3, 7200)),
+        ("budget", "3/1h", "2/10m", (2, 3600)),
+        ("budget", "3/1h", "2/1d", (2, 86400)),
+        ("budget", 0, "2/1d", (2, 86400)),
+        ("budget", 0, 0, (0, 3600)),
+    ],
+)
+def test_a_wish_can_only_make_it_more_careful(key, bound, wish, granted):
+    got, notes = wished({key: bound}, **{key: wish})
+    assert getattr(got, key) == granted
+    as_wished = getattr(settings.jenkins_settings({"s": {"url": "u", "job": "j", key: wish}}, "s", ""), key)
+    assert notes == ([] if as_wished == granted else [f"cut to what lxc_autoscale in here allows: {key}"])
+
+
+def test_what_the_settings_leave_out_is_a_bound_as_well():
+    got, (note,) = wished({}, cooldown=0, budget=0, breaker=0, max=0, step=20)
+    assert (got.cooldown, got.budget, got.breaker, got.max, got.step) == (600, (6, 3600), 3, 10, 20)
+    assert note.endswith("allows: cooldown, budget, breaker, max")
+
+
+def test_the_bounds_are_those_of_the_group_that_it_is_in():
+    groups = {"web": {"match": {"entity": "web*"}, "enabled": False}, "db": {"match": {"entity": "db*"}, "breaker": 1}}
+    assert wished({"groups": groups}, enabled=True)[0].enabled is False
+    got, _ = wished({"groups": groups}, enabled=True, group="db", breaker=2)
+    assert (got.group, got.enabled, got.breaker) == ("db", True, 1)
+
+
+def test_min_above_max_names_the_group_and_the_wish():
+    groups = {"web": {"match": {"entity": "web*"}, "min": 5}}
+    tree = {"lxc_autoscale": {"url": "http://j/", "job": "j", "max": 9, "groups": groups}}
+    event = core_event("web1")
+    event["check"]["lxc_autoscale"] = {"max": 3}
+    with pytest.raises(Misconfigured) as told:
+        settings.for_event(tree, "lxc_autoscale", "here", Event.from_sensu(event), "handler_jenkins")
+    words = "min is 5 and lxc_autoscale.max 3 in here for the group web with what the event wishes (max)"
+    assert words in str(told.value) and "min must not be above max" in str(told.value)
+    groups["web"]["max"] = 4
+    with pytest.raises(Misconfigured, match="max 4 in here for the group web: min must not be above max"):
+        settings.jenkins_settings(tree, "lxc_autoscale", "here")
+
+
+def test_a_wish_has_nothing_to_do_with_the_other_groups():
+    groups = {"web": {"match": {"entity": "web*"}, "min": 5}, "db": {"match": {"entity": "db*"}}}
+    tree = {"lxc_autoscale": {"url": "http://j/", "job": "j", "max": 9, "groups": groups}}
+    event = core_event("db1")
+    event["check"]["lxc_autoscale"] = {"max": 3}
+    granted, _ = settings.for_event(tree, "lxc_autoscale", "here", Event.from_sensu(event), "handler_jenkins")
+    assert (granted.group, granted.max) == ("db", 3)

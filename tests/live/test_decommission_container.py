@@ -372,6 +372,59 @@ class TestRefuses:
             own.thaw_outside()
         assert made.own().pid == made.answer["init_pid"]
 
+    @contextlib.contextmanager
+    def derived(self, made: Made, *argv: str) -> "Iterator[None]":
+        """Have something made of the stopped container, see that it is refused because of that, and then not."""
+        made.own().stop()
+        here = ["-n", made.made, "-P", made.lxcpath]
+        subprocess.run([argv[0], *here, *argv[1:]], check=True, timeout=30)
+        yield
+        assert made.remove()["removed"] is True
+        made.assert_gone()
+
+    def assert_refused(self, made: Made, words: str) -> None:
+        before = snapshot(made.folder)
+        for option in (), ("--dry-run",):
+            answer = made.remove(*option, status=3)
+            assert words in answer["error"]
+            assert answer["left"] == []
+        assert snapshot(made.folder) == before
+        assert not os.path.exists(f"{LXCPATH}/.sensu-lxc.{made.made}.removing")
+
+    def test_a_clone_shares_its_root_filesystem(self, made: Made) -> None:
+        clone = Container(f"{made.prefix}-clone", ours=True)
+        with self.derived(made, "lxc-copy", "-p", LXCPATH, "-N", clone.name, "-s", "-B", "overlay"):
+            try:
+                self.assert_refused(made, f"clones share its root filesystem ({clone.directory}); lxc-destroy those")
+                clone.start()
+                self.assert_refused(made, "clones share its root filesystem")
+                made.run()  # nor is one that runs stopped for nothing
+                self.assert_refused(made, "clones share its root filesystem")
+                assert is_running(made.made)
+            finally:
+                clone.close()
+
+    def test_snapshots(self, made: Made) -> None:
+        with self.derived(made, "lxc-snapshot"):
+            self.assert_refused(made, f"its snapshots in {made.folder}/snaps would be lost")
+            assert f"lxc-snapshot -n {made.made} -P {LXCPATH} -d ALL" in made.remove(status=3)["error"]
+            argv = ["lxc-snapshot", "-n", made.made, "-P", LXCPATH, "-d", "ALL"]
+            subprocess.run(argv, check=True, timeout=30)
+            (made.folder / "snaps").mkdir()  # which is none
+
+    def test_a_destroy_hook_forbids_it(self, made: Made) -> None:
+        path = made.folder / "config"
+        config = path.read_text()
+        path.write_text(f"{config}lxc.hook.destroy = /bin/false\n")
+        answer = made.remove(status=1)
+        assert "lxc-destroy failed with status 1, and it has an lxc.hook.destroy" in answer["error"]
+        assert (answer["state"], answer["left"]) == ("STOPPED", [str(made.folder)])
+        assert (made.folder / "rootfs" / "bin").exists()
+        assert made.containers == [made.made]
+        path.write_text(config)
+        assert made.remove()["removed"] is True
+        made.assert_gone()
+
     def test_root_filesystem_that_lies_elsewhere(self, made: Made, tmp_path: pathlib.Path) -> None:
         precious = tmp_path / "precious"
         precious.mkdir()
@@ -396,7 +449,7 @@ def test_failure_half_way_says_what_is_left(made: Made) -> None:
     try:
         answer = made.remove(status=1)
         assert (answer["state"], answer["left"]) == ("STOPPED", [str(made.folder)])
-        assert "is not removed entirely" in answer["error"]
+        assert f"is not removed: something is mounted at {stubborn}" in answer["error"]
         assert answer["stderr"].endswith(f"; left: {made.folder}, STOPPED\n")
         assert f"something is mounted at {stubborn}" in made.remove(status=3)["error"]
     finally:

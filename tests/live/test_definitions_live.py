@@ -124,6 +124,20 @@ def pressure(container: Container, expect: Expect) -> None:
     expect(OK, "of the time")
 
 
+def cpu(container: Container, expect: Expect) -> None:
+    folder = container.cgroup("cpu")
+    is_v1 = os.path.exists(f"{folder}/cpu.cfs_quota_us")
+    pathlib.Path(folder, "cpu.cfs_quota_us" if is_v1 else "cpu.max").write_text("20000" if is_v1 else "20000 100000")
+    expect(OK, "of 0.2 cores")
+    container.run("sh", "-c", "(while :; do :; done) >/dev/null 2>&1 &")
+    for status in (OK, OK, CRITICAL):  # three runs in a row
+        time.sleep(1)
+        expect(status, "of 0.2 cores")
+    container.run("killall", "sh")
+    time.sleep(1)
+    expect(OK, "of 0.2 cores")
+
+
 def io(container: Container, expect: Expect) -> None:
     """Into a disk directly by a process of its cgroup.
 
@@ -205,6 +219,7 @@ SCENARIOS = {
     "check_container_state": (None, state),
     "check_container_network": (None, network),
     "check_container_pids": (None, pids),
+    "check_container_cpu": (None, cpu),
     "check_container_pressure": (None, pressure),
     "check_container_io": (None, io),
     "check_container_disk": (None, disk),

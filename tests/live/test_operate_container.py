@@ -39,7 +39,7 @@ class Operator:
         path = [] if "-P" in arguments else ["-P", self.lxcpath]
         return subprocess.Popen(
             [sys.executable, str(SCRIPT), *arguments, *named, *path, f"--state-dir={self.state_dir}"],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd="/",
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd="/", start_new_session=True,
         )  # fmt: skip
 
     def run(self, status: int, words: str, *arguments: str) -> str:
@@ -265,10 +265,19 @@ class TestRestart:
         with busybox(lxcpath=operate.lxcpath) as container:
             process = operate.begin("restart")
             wait_until(lambda: runs("lxc-stop", container.name), 10, "lxc-stop")
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # as Sensu does it
             process.wait()
             wait_until(lambda: not runs("lxc-stop", container.name), 40, "lxc-stop to end")
             operate.run(OK, "was STOPPED; started", "start")
+
+    def test_who_waits_is_killed_and_who_acts_goes_on_to_the_end(self, operate: Operator) -> None:
+        with busybox(lxcpath=operate.lxcpath) as container:
+            process = operate.begin("restart", "--stop-timeout=1s")
+            wait_until(lambda: runs("lxc-stop", container.name), 10, "lxc-stop")
+            process.kill()
+            process.communicate()
+            wait_until(lambda: container._init_pid(other_than=container.pid), 20, "it to be started again")
+            operate.run(OK, "is RUNNING", "start")
 
     def test_what_a_stop_would_remove(self, operate: Operator) -> None:
         with busybox(lxcpath=operate.lxcpath, config_lines=["lxc.ephemeral = 1"]) as container:

@@ -617,6 +617,7 @@ class TestJob:
         build = self.build(jenkins, 2, REQUEST_ID=request_.id, NAME_PREFIX=request_.prefix, COUNT="3")
         assert build.log.count(b'"created": false' if isinstance(build.log, bytes) else '"created": false') == 2
         assert set(request_.containers) == wanted
+        assert "lxc_provision: 3 of 3 containers of the request run\n" in build.log
 
     @pytest.mark.parametrize("count", ["", "0", "-1", "21", "1 ", "$(id)", "1; id", "1\n2", "x"])
     def test_takes_no_count_that_is_none(self, jenkins: Jenkins, request_: Request, count: str) -> None:
@@ -633,6 +634,7 @@ class TestJob:
         build = self.build(jenkins, REQUEST_ID=request_.id, NAME_PREFIX=request_.prefix, COUNT="2")
         assert build.result == "FAILURE"
         assert is_running(provision_container.name_of(request_.prefix, request_.id + ".2"))
+        assert "lxc_provision: 1 of 2 containers of the request run\n" in build.log
 
     def test_needs_a_request_id(self, jenkins: Jenkins, request_: Request) -> None:
         build = self.build(jenkins, NAME_PREFIX=request_.prefix)

@@ -174,8 +174,10 @@ def test_what_runs_on_without_monitor_and_definition(any_tree: Tree) -> None:
     done = run(SCRIPT, any_tree).well_formed()
     assert (done.status, "gone: no lxcpath here defines it and no monitor runs for it" in done.first) == (2, True)
     assert run(SCRIPT, any_tree, "--exclude", "gone").status == 0
-    named = run(SCRIPT, any_tree, "-n", "gone").well_formed()
-    assert (named.status, "its processes run on in" in named.first) == (2, True)
+    for name in ("gone", "go*"):
+        named = run(SCRIPT, any_tree, "-n", name).well_formed()
+        assert (named.status, "its processes run on in" in named.first) == (2, True)
+    assert run(SCRIPT, any_tree, "-n", "go*", "--exclude", "gone").status == 3
     assert run(SCRIPT, any_tree, "-n", "web").status == 0
 
 

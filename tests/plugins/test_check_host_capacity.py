@@ -145,6 +145,13 @@ class TestOnAHost:
         assert "ghost: processes run on without their monitor, in /sys/fs/cgroup" in done.out
         assert f"host_memory_promised={64 * MIB}B" in done.out, "of the one that runs alone"
 
+    def test_an_orphan_that_nothing_defines(self, any_tree: Tree) -> None:
+        any_tree.container("a", usage=10 * MIB, limit=64 * MIB)
+        any_tree.cgroup("/lxc.payload.ghost", usage=MIB, limit=None, procs="77\n")
+        done = run(any_tree)
+        assert done.status == 1
+        assert "ghost: processes run on without their monitor, in /sys/fs/cgroup" in done.out
+
     def test_an_orphan_beside_the_next_life(self, any_tree: Tree) -> None:
         any_tree.container("web", usage=10 * MIB, limit=64 * MIB, suffix="-1")
         any_tree.cgroup("/lxc.payload.web", usage=MIB, limit=None, procs="77\n")

@@ -12,7 +12,7 @@ import decommission_container
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sensu_lxc import acting, owned, plugin
+from sensu_lxc import acting, commands, owned, plugin, states
 from sensu_lxc.host import Host
 from sensu_lxc.sources import ownership
 
@@ -146,6 +146,92 @@ class TestDrain:
             assert str(problem).isprintable()
         else:
             assert any("{name}" in word for word in argv[1:])
+
+
+class TestRefusedByLxc:
+    """What is made of a container between our look and that of lxc-destroy, which then says no."""
+
+    @pytest.fixture
+    def directory(self, tmp_path: pathlib.Path) -> pathlib.Path:
+        owned.claim(str(tmp_path), NAME, RECORD)
+        directory = tmp_path / NAME
+        (directory / "rootfs").mkdir()
+        (directory / "config").write_text(f"lxc.rootfs.path = dir:{directory}/rootfs\n")
+        return directory
+
+    def remove(self, directory: pathlib.Path, monkeypatch: pytest.MonkeyPatch, meanwhile: Any) -> None:
+        def run(argv: "list[str]", seconds: float, **options: Any) -> commands.Finished:
+            meanwhile()
+            return commands.Finished(1, b"", "")
+
+        monkeypatch.setattr(owned.commands, "run", run)
+        owned.remove(Host(), str(directory.parent), NAME)
+
+    @pytest.mark.parametrize(
+        "path, content, words",
+        [
+            ("NAME/lxc_snapshots", "/lxc\na\n/lxc\nb\n", r"share its root filesystem \(/lxc/a, /lxc/b\); lxc-destroy"),
+            ("NAME/lxc_snapshots", "/l\na\n/l\nb\n/l\nc\n/l\nd\n/l\ne\n", r"\(/l/a, /l/b, /l/c and 2 more\)"),
+            ("NAME/lxc_snapshots", "2\n", "share its root filesystem; lxc-destroy"),
+            ("NAME/lxc_snapshots", "", "share its root filesystem; lxc-destroy"),
+            ("NAME/snaps/snap0/config", "", "its snapshots in .*/NAME/snaps"),
+            ("../lxcsnaps/NAME/snap0/config", "", "its snapshots in .*/lxcsnaps/NAME"),
+        ],
+    )
+    def test_for_what_depends_on_it(
+        self, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, path: str, content: str, words: str
+    ) -> None:
+        lxcpath = tmp_path / "lxc"
+        lxcpath.mkdir()
+        owned.claim(str(lxcpath), NAME, RECORD)
+        directory = lxcpath / NAME
+        (directory / "config").write_text(f"lxc.rootfs.path = dir:{directory}/rootfs\n")
+        made = pathlib.Path(os.path.normpath(lxcpath / path.replace("NAME", NAME)))
+
+        def meanwhile() -> None:
+            made.parent.mkdir(parents=True, exist_ok=True)
+            made.write_text(content)
+
+        with pytest.raises(owned.CannotAct, match="is not removed: .*" + words.replace("NAME", NAME)):
+            self.remove(directory, monkeypatch, meanwhile)
+        assert owned.record(Host(), str(directory)) == RECORD
+        assert os.listdir(lxcpath) == [NAME]
+        # And where it is there from the beginning lxc-destroy is not even asked.
+        with pytest.raises(owned.CannotAct, match=words.replace("NAME", NAME)):
+            self.remove(directory, monkeypatch, lambda: pytest.fail("lxc-destroy was run"))
+
+    def test_as_it_was_started(self, directory: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        running = states.State("RUNNING", "", "")
+        with pytest.raises(owned.CannotAct, match="somebody started it meanwhile, it is RUNNING"):
+            self.remove(directory, monkeypatch, lambda: monkeypatch.setattr(owned, "state", lambda *one: running))
+        assert (directory / "rootfs").is_dir()
+
+    @pytest.mark.parametrize("state", [ownership.CREATING, ownership.READY])
+    def test_half_made_one_has_no_veto(
+        self, directory: pathlib.Path, monkeypatch: pytest.MonkeyPatch, state: str
+    ) -> None:
+        owned.write_record(str(directory), RECORD._replace(state=state))
+        with open(directory / "config", "a") as config:
+            config.write("lxc.hook.destroy = /bin/false\n")
+        if state == ownership.CREATING:
+            self.remove(directory, monkeypatch, lambda: None)
+        else:
+            with pytest.raises(owned.CannotAct, match="which may forbid it"):
+                self.remove(directory, monkeypatch, lambda: None)
+        assert directory.exists() is (state == ownership.READY)
+
+    def test_whose_record_went_stays_ours(self, directory: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def meanwhile() -> None:
+            (directory / ownership.FILE).unlink()
+            (directory / "lxc_snapshots").touch()
+
+        with pytest.raises(owned.CannotAct, match="share its root filesystem"):
+            self.remove(directory, monkeypatch, meanwhile)
+        assert owned.record(Host(), str(directory)) == RECORD._replace(state=ownership.CREATING)
+
+    def test_what_it_can_not_remove_is_removed(self, directory: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.remove(directory, monkeypatch, lambda: None)
+        assert os.listdir(directory.parent) == []
 
 
 class TestRemovalCutShort:

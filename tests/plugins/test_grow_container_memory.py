@@ -60,6 +60,8 @@ class TestOptions:
             [],
             ["--max=2G", "--at=0"],
             ["--max=2G", "--step=0"],
+            ["--max=2G", "--step=25"],
+            ["--max=2"],
             ["--max=80%"],
             ["--max=2G", "--root=/"],
             ["--max=2G", "--per-container"],
@@ -373,6 +375,27 @@ class TestOnATree:
         with pytest.raises(Refused, match="would be gone at its next start"):
             self.grow(tree, web)
         assert web.file("memory.max").read_text().strip() == str(64 * MIB)
+
+    def test_a_config_that_others_may_share(self, tree: Tree) -> None:
+        web = tree.container("web", usage=63 * MIB)
+        config = web.definition / "config"
+        shared = tree.write("/etc/shared.conf", config.read_text())
+        before = shared.read_bytes()
+        config.unlink()
+        config.symlink_to("/etc/shared.conf")
+        with pytest.raises(Refused, match="config is a link to /etc/shared.conf, so whatever shares that would grow"):
+            self.grow(tree, web)
+        assert shared.read_bytes() == before
+        assert web.file("memory.max").read_text().strip() == str(64 * MIB)
+
+    def test_a_link_that_stays_inside_is_followed(self, tree: Tree) -> None:
+        web = tree.container("web", usage=63 * MIB)
+        config = web.definition / "config"
+        config.rename(web.definition / "config.real")
+        config.symlink_to("config.real")
+        self.grow(tree, web)
+        assert f"{LIMIT_V2} = {80 * MIB}" in (web.definition / "config.real").read_text()
+        assert config.is_symlink()
 
     def test_limits_above(self, tree: Tree) -> None:
         tree.container("web", usage=63 * MIB, family="dir", parent_limit=70 * MIB)

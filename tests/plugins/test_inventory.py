@@ -226,3 +226,17 @@ class TestAutostart:
 def test_a_pattern_cannot_take_for_ever(tree: Tree, tmp_path: Path) -> None:
     tree.container("a" * 60)
     assert take(tree, "*a" * 30 + "b").missing
+
+
+def test_what_is_told_with_its_lxcpath_is_taken_back_so(tree: Tree) -> None:
+    """As it is where a name is there twice."""
+    for path in ("/var/lib/lxc", "/srv/lxc"):
+        tree.define("web", lxcpath=path)
+    tree.define("db", lxcpath="/srv/lxc")
+    both = ["/srv/lxc", "/var/lib/lxc"]
+    assert labels(tree, "/srv/lxc/web") == ["web"]
+    assert take(tree, "/srv/lxc/web").containers[0].lxcpath == "/srv/lxc"
+    assert take(tree, "/srv//lxc/web", "/srv/lxc/none").missing == ["/srv/lxc/none"]
+    assert labels(tree, "/srv/lxc/*", lxcpaths=both) == ["db", "/srv/lxc/web"]
+    assert labels(tree, exclude=["/srv/lxc/web"], lxcpaths=both) == ["db", "/var/lib/lxc/web"]
+    assert labels(tree, "web", exclude=["/srv/lxc/w*"], lxcpaths=both) == ["/var/lib/lxc/web"]

@@ -218,6 +218,15 @@ def test_an_orphan_is_no_clean_stop(any_tree: Tree) -> None:
     assert found["scrape.unavailable_containers.orphaned"] == 0
 
 
+def test_an_orphan_that_nothing_defines(any_tree: Tree) -> None:
+    whole(any_tree, "db")
+    any_tree.write("/proc/loadavg", "1.50 2.50 3.50 2/345 6789\n")
+    any_tree.cgroup("/lxc.payload.ghost", usage=MIB, limit=None, procs="77\n")
+    found = numbers(any_tree)
+    assert of("ghost", found) == {"orphaned": 1}
+    assert found["scrape.containers"] == 1
+
+
 def test_an_orphan_beside_the_next_life(any_tree: Tree) -> None:
     """LXC gives the next life a numbered cgroup; the earlier one lives on in the one that bears the name."""
     whole(any_tree, "web", suffix="-1")
@@ -391,13 +400,33 @@ class TestOutput:
         assert "lxc_scrape_containers 0\n" in text
         assert ("lxc_host_defined_containers 0\n" in text, "lxc_host_cpu_cores" in text) == (not arguments,) * 2
 
+    @pytest.mark.parametrize("kind", ["device", "fifo", "link to a fifo"])
+    def test_what_is_no_file_stays_what_it_is(self, tree: Tree, tmp_path: Path, kind: str) -> None:
+        whole(tree, "web")
+        target = fifo = tmp_path / "fifo"
+        os.mkfifo(fifo)
+        if kind == "link to a fifo":
+            target = tmp_path / "link"
+            target.symlink_to(fifo)
+        elif kind == "device":
+            target = Path("/dev/fd/1")  # the pipe that the test reads
+        done = metrics(tree, "--output", str(target))
+        assert (done.status, "is no file" in done.out) == (3, True)
+        assert stat.S_ISFIFO(fifo.stat().st_mode) and target.exists()
+
+    def test_a_link_stays_one(self, tree: Tree, tmp_path: Path) -> None:
+        whole(tree, "web")
+        (tmp_path / "link").symlink_to(tmp_path / "lxc.prom")
+        assert metrics(tree, "--output", str(tmp_path / "link")).status == 0
+        assert (tmp_path / "link").is_symlink() and "lxc_container_up" in (tmp_path / "lxc.prom").read_text()
+
     def test_that_can_not_be_written_is_said(self, tree: Tree, tmp_path: Path) -> None:
         whole(tree, "web")
         done = metrics(tree, "--output", str(tmp_path / "none/lxc.prom"))
         assert (done.status, "No such file" in done.out) == (3, True)
         (tmp_path / "folder").mkdir()
         done = metrics(tree, "--output", str(tmp_path / "folder"))
-        assert (done.status, "cannot write" in done.out) == (3, True)
+        assert (done.status, "folder is no file, which --output would replace" in done.out) == (3, True)
         assert sorted(os.listdir(tmp_path)) == ["folder", "host"]
 
     def test_in_another_format(self, tree: Tree, tmp_path: Path) -> None:
