@@ -33,7 +33,8 @@ def speak(status: int, words: str | bytes, aside: bytes = b"", seconds: float = 
     raw = words.encode("utf-8", "replace") + b"\n" if isinstance(words, str) and words else words or b""
     assert isinstance(raw, bytes)
     # As they were for whoever started us: now nobody else is to be told of them.
-    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+    if _signal.getsignal(_signal.SIGINT) != _signal.SIG_IGN:
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     _signal.signal(_signal.SIGALRM, _stop)
     _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (*_AWAITED, _signal.SIGALRM))
     if not _said(raw, 1, seconds):

@@ -21,6 +21,7 @@ CODE = """
 import os, signal, sys, time
 sys.path.insert(0, {plugins!r})
 from sensu_lxc.bound import go_apart
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell ignores in what it runs in the background
 {before}
 go_apart("Name", ["a"], {seconds})
 {apart}
