@@ -3,6 +3,7 @@
 Pure functions of a History, but for write().
 """
 
+import errno
 import os
 import time
 from collections import namedtuple
@@ -323,7 +324,11 @@ def _html(text: str) -> str:
 
 
 def write(path: str, text: str) -> None:
-    """Replace the file in one step, so that a web server never shows half of it. Raises OSError."""
+    """Replace the file in one step, so that a web server never shows half of it; a link stays one. Raises OSError."""
+    real = os.path.realpath(path)
+    if os.path.exists(path) and not os.path.isfile(real):  # a device; /dev/stdout, which leads to no path at all
+        raise OSError(errno.EINVAL, "it is no file", path)
+    path = real
     draft = f"{path}.{os.getpid()}-{os.urandom(4).hex()}.new"
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:

@@ -1056,6 +1056,15 @@ def test_the_page(world, tmp_path):
         for one in ledger.changes(0):
             assert f">{one.state}<" in page or f" {one.state} " in page
     check_markup(page)
+    link = tmp_path / "link.html"
+    link.symlink_to(path)
+    assert world.reconcile("--html", str(link)).status == 0
+    assert link.is_symlink()
+    os.mkfifo(tmp_path / "fifo")
+    for target in (str(tmp_path / "fifo"), "/dev/fd/1"):  # the pipe that the test reads
+        seen = world.reconcile("--html", target)
+        assert (seen.status, "it is no file" in seen.line) == (3, True)
+    assert stat.S_ISFIFO(os.stat(tmp_path / "fifo").st_mode)
 
 
 @pytest.fixture
