@@ -71,8 +71,8 @@ class CheckContainerState(plugin.ContainerCheck):
     def findings(self) -> Iterator[Finding]:
         found = self.inventory()
         tree = cgroups.Cgroups(self.host, found.running)
-        for name in found.missing:
-            yield from self._missing(tree, name, found.running)
+        if found.missing:
+            yield from self._missing(tree, found)
         for sentence in found.unseen:
             yield Finding(State.UNKNOWN, "", f"stopped containers may be missing here: {sentence}")
         containers = found.containers
@@ -113,33 +113,33 @@ class CheckContainerState(plugin.ContainerCheck):
             yield from self._strays(tree, found)
         self.measures = [Measure(name.lower(), count, minimum=0) for name, count in counts.items()]
 
-    def _missing(self, tree: cgroups.Cgroups, name: str, running: set[str]) -> list[Finding]:
+    def _missing(self, tree: cgroups.Cgroups, found: inventory.Inventory) -> Iterator[Finding]:
         """A container that was named and is not there may run on all the same, where only its definition is gone."""
-        means = inventory.matcher(name)
         try:
-            names = {directory.rpartition("/")[2] for directory in running}
-            there = {one: place for one, place in states.strays(tree, names, running) if means(one)}
+            names = {directory.rpartition("/")[2] for directory in found.running}
+            strays = dict(states.strays(tree, names, found.running))
         except CannotObserve:
-            there = {}
-        if there:
-            excluded = [inventory.matcher(one) for one in self.options.exclude]
-            return [stray(*one) for one in sorted(there.items()) if not any(left_out(one[0]) for left_out in excluded)]
-        if inventory.is_pattern(name):
-            return [Finding(State.UNKNOWN, name, inventory.absent(name))]
-        return [absent(name, self.options.lxcpath)]
+            strays = {}
+        for name in found.missing:
+            means = inventory.matcher(name)
+            there = [one for one in sorted(strays) if means(one)]
+            if there:
+                yield from (stray(one, strays[one]) for one in there if not self._is_excluded(one))
+            elif inventory.is_pattern(name):
+                yield Finding(State.UNKNOWN, name, inventory.absent(name))
+            else:
+                yield absent(name, self.options.lxcpath)
+
+    def _is_excluded(self, name: str) -> bool:
+        return any(inventory.matcher(one)(name) for one in self.options.exclude)
 
     def _strays(self, tree: cgroups.Cgroups, found: inventory.Inventory) -> Iterator[Finding]:
-        names = {container.name for container in found.containers}
-        names.update(directory.rpartition("/")[2] for directory in found.running)
         try:
-            there = states.strays(tree, names, found.running)
+            there = states.strays_beside(tree, found)
         except CannotObserve as problem:
-            yield Finding(State.UNKNOWN, "", f"whether payloads run on without a definition can't be told: {problem}")
+            yield Finding(State.UNKNOWN, "", str(problem))
             return
-        excluded = [inventory.matcher(one) for one in self.options.exclude]
-        for name, place in there:
-            if not any(means(name) for means in excluded):
-                yield stray(name, place)
+        yield from (stray(name, place) for name, place in there if not self._is_excluded(name))
 
     def remember(self, untold: Collection[str] = ()) -> Iterable[Finding]:
         """A restart that nobody took is told again anyway, for as long as it lies in the window."""

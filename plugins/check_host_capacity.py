@@ -90,7 +90,7 @@ class CheckHostCapacity(plugin.Check):
         yield from judge(held, self.levels)
         for container in found.containers:
             yield from self.orphans(tree, container, found.running)
-        yield from self.strays(tree, seen | found.running, found.running)
+        yield from self.strays(tree, found)
         for sentence in found.unseen:
             if self.uncounted(found):
                 yield Finding(State.UNKNOWN, "", f"not all containers can be counted: {sentence}")
@@ -121,16 +121,16 @@ class CheckHostCapacity(plugin.Check):
         if place:
             yield _orphaned(container.label, place)
 
-    def strays(self, tree: Cgroups, known: set[str], running: set[str]) -> Iterator[Finding]:
+    def strays(self, tree: Cgroups, found: Inventory) -> Iterator[Finding]:
         """Likewise of those that no lxcpath here defines."""
         from sensu_lxc import states
 
         try:
-            found = states.strays(tree, {directory.rpartition("/")[2] for directory in known}, running)
+            there = states.strays_beside(tree, found)
         except CannotObserve as problem:
-            yield Finding(State.UNKNOWN, "", f"whether payloads run on without a definition can't be told: {problem}")
+            yield Finding(State.UNKNOWN, "", str(problem))
             return
-        yield from (_orphaned(name, place) for name, place in found)
+        yield from (_orphaned(name, place) for name, place in there)
 
     def uncounted(self, found: Inventory) -> bool:
         """Whether what could not be seen leaves open what is to be told.

@@ -16,7 +16,7 @@ from sensu_lxc.host import Host
 from sensu_lxc.levels import duration
 from sensu_lxc.options import Misuse, StrictParser
 from sensu_lxc.owned import CannotAct
-from sensu_lxc.render import text
+from sensu_lxc.render import fault, text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -273,7 +273,7 @@ def decommission(arguments: Sequence[str], stop: Stop) -> tuple[int, dict[str, A
         status = DONE
     except Exception as problem:
         known = isinstance(problem, (Refused, CannotAct, CannotObserve, Misuse))
-        error = text(str(problem), 1000) if known else text(acting.fault(problem), 1000)
+        error = text(str(problem), 1000) if known else text(fault(problem), 1000)
         status = FAILED if work is not None and work.touched else REFUSED
         left = work.left_behind() if work is not None and status == FAILED else {"left": []}
         answer.update({"error": error, **left})

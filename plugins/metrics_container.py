@@ -268,12 +268,10 @@ lxc.container.NAME.METRIC[.ITEM], opentsdb lxc.container.METRIC with tags:
         """What runs on with neither a monitor nor a definition."""
         from sensu_lxc import states
 
-        names = {directory.rpartition("/")[2] for directory in found.running}
-        names.update(container.name for container in found.containers)
         try:
-            return [(ORPHANED, name, "", 1) for name, _ in states.strays(look.tree, names, found.running)]
+            return [(ORPHANED, name, "", 1) for name, _ in states.strays_beside(look.tree, found)]
         except CannotObserve as problem:
-            self.left_out.append(f"whether payloads run on without a definition can't be told: {problem}")
+            self.left_out.append(str(problem))
             return []
 
     def output(self, status: State, findings: Sequence[Finding]) -> str:

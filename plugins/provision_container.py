@@ -17,7 +17,7 @@ from sensu_lxc.host import Host
 from sensu_lxc.levels import duration
 from sensu_lxc.options import Misuse, StrictParser
 from sensu_lxc.owned import CannotAct
-from sensu_lxc.render import text
+from sensu_lxc.render import fault, text
 from sensu_lxc.sources import addresses, ownership
 
 TYPE_CHECKING = False
@@ -375,7 +375,7 @@ def provision(arguments: Sequence[str], stop: Stop) -> tuple[int, dict[str, Any]
         status = DONE
     except Exception as problem:
         known = isinstance(problem, (Refused, CannotAct, CannotObserve, Misuse))
-        error = text(str(problem), 1000) if known else text(acting.fault(problem), 1000)
+        error = text(str(problem), 1000) if known else text(fault(problem), 1000)
         tried = work is not None and (work.touched or (work.tried and not isinstance(problem, Refused)))
         status = FAILED if tried else REFUSED
         left = work.left_behind() if work is not None else []

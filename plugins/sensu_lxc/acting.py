@@ -13,7 +13,7 @@ import sys
 from argparse import ArgumentTypeError
 from time import monotonic, sleep
 
-from sensu_lxc import commands, inventory, monitor, owned, states
+from sensu_lxc import bound, commands, inventory, monitor, owned, states
 from sensu_lxc.errors import CannotObserve
 from sensu_lxc.options import Misuse
 from sensu_lxc.owned import CannotAct
@@ -310,26 +310,7 @@ def _errors(path: str, start: int) -> list[str]:
 
 def say(program: str, sentence: str) -> None:
     """Tell whoever reads the build's console."""
-    _write(2, f"{program}: {text(sentence, 2000)}\n")
-
-
-def _write(descriptor: int, words: str) -> bool:
-    data = words.encode("utf-8", "replace")
-    try:
-        while data:
-            data = data[os.write(descriptor, data) :]
-    except OSError:
-        return False
-    return True
-
-
-def fault(error: BaseException) -> str:
-    """A fault of ours in one line that can be reported."""
-    trace, place = error.__traceback__, ""
-    while trace is not None:
-        place = f" at {os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}"
-        trace = trace.tb_next
-    return f"internal error, please report it: {type(error).__name__}: {error}{place}"
+    bound.say(bound.line(f"{program}: {text(sentence, 2000)}"), 2)
 
 
 def answer_and_exit(program: str, act: Callable[[Sequence[str], Stop], tuple[int, dict[str, Any]]]) -> NoReturn:
@@ -340,7 +321,7 @@ def answer_and_exit(program: str, act: Callable[[Sequence[str], Stop], tuple[int
     stop = Stop()
     stop.watch()
     status, answer = act(sys.argv[1:], stop)
-    if not _write(1, json.dumps(answer) + "\n"):
+    if not bound.say(bound.line(json.dumps(answer)), 1):
         say(program, f"stdout takes nothing; the answer was: {json.dumps(answer)}")
         status = status or FAILED  # what could not be said did not happen to who waits for it
     sys.exit(status)

@@ -24,14 +24,11 @@ _KILLED_SECONDS = 0.2  # within which whatever can be killed has ended
 _READER_SECONDS = 1.0  # how long whoever reads stdout may take once the time is up
 
 
-def speak(status: int, words: str | bytes, aside: bytes = b"", seconds: float = 10.0) -> NoReturn:
-    """Say words on stdout, what is beside them on stderr, and end the process with the status.
+def speak(status: int, raw: bytes, aside: bytes = b"", seconds: float = 10.0) -> NoReturn:
+    """Say raw on stdout, what is beside it on stderr, and end the process with the status.
 
-    words: without the end of their line, or bytes as they are; seconds: how long whoever reads may take. What could not
-    be said is not OK, and is said on stderr.
+    seconds: how long whoever reads may take. What could not be said is not OK, and is said on stderr.
     """
-    raw = words.encode("utf-8", "replace") + b"\n" if isinstance(words, str) and words else words or b""
-    assert isinstance(raw, bytes)
     # As they were for whoever started us: now nobody else is to be told of them.
     if _signal.getsignal(_signal.SIGINT) != _signal.SIG_IGN:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
@@ -73,9 +70,13 @@ def _stop(number: int, frame: object) -> NoReturn:
     raise _TimeIsUp
 
 
-def say(words: str | bytes, descriptor: int) -> bool:
-    """Write a line or more to stdout or stderr, whatever its encoding, bytes as they are; False where that failed."""
-    raw = words if isinstance(words, bytes) else words.encode("utf-8", "replace") + b"\n"
+def line(words: str) -> bytes:
+    """A line or more to be said, whatever the encoding of stdout; nothing at all where there are no words."""
+    return words.encode("utf-8", "replace") + b"\n" if words else b""
+
+
+def say(raw: bytes, descriptor: int) -> bool:
+    """Write all of it to stdout or stderr; False where that failed."""
     data = memoryview(raw)  # of which slices are no copies: metrics are megabytes
     try:
         while data:
@@ -163,15 +164,13 @@ def _wait(name: str, pid: int, heard: int, aside: int, seconds: float, left_behi
         problem = (
             f"not finished after {seconds:g} s; something it reads does not answer, or give it longer with --timeout"
         )
-        speak(_UNKNOWN, f"{name} UNKNOWN: {problem}", seconds=_READER_SECONDS)
+        speak(_UNKNOWN, line(f"{name} UNKNOWN: {problem}"), seconds=_READER_SECONDS)
     words, more = _all_of(heard), _all_of(aside)
     if status < 0:
-        words = f"{name} UNKNOWN: signal {-status} ended it before it was done\n".encode()
+        words = line(f"{name} UNKNOWN: signal {-status} ended it before it was done")
         status = _UNKNOWN
     elif status and not words and not more:
-        words = (
-            f"{name} UNKNOWN: nothing was said with status {status}; is a file's size limited (ulimit -f)?\n".encode()
-        )
+        words = line(f"{name} UNKNOWN: nothing was said with status {status}; is a file's size limited (ulimit -f)?")
     speak(status, words, more, max(0.0, end - monotonic()) + _READER_SECONDS)
 
 

@@ -287,8 +287,11 @@ def _apart(whole: str) -> tuple[str, str]:
 
 def _meaning(pattern: str) -> Callable[[str, str], object]:
     """A test of (LXCPATH/NAME, NAME) of a container against a name or a shell pattern, or one with its lxcpath."""
-    means = matcher(_clean(pattern) if _is_whole(pattern) else pattern)
-    return lambda directory, name: means(directory if _is_whole(pattern) else name)
+    if _is_whole(pattern):
+        means_whole = matcher(_clean(pattern))
+        return lambda directory, name: means_whole(directory)
+    means = matcher(pattern)
+    return lambda directory, name: means(name)
 
 
 def _select(found: dict[str, str], names: Sequence[str]) -> tuple[set[str], list[str]]:

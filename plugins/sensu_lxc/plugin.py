@@ -10,13 +10,13 @@ import gc
 import os
 import sys
 
-from sensu_lxc.bound import end_with_stdout, go_apart, say, speak
+from sensu_lxc.bound import end_with_stdout, go_apart, line, say, speak
 from sensu_lxc.errors import CannotObserve
 from sensu_lxc.findings import Finding, Measure, State, worst
 from sensu_lxc.host import Host
 from sensu_lxc.levels import SIZES_OR_SHARES, Levels, duration, thresholds
 from sensu_lxc.options import Misuse, StrictParser
-from sensu_lxc.render import report, text
+from sensu_lxc.render import fault, report, text
 
 TYPE_CHECKING = False  # importing typing for it would cost a check 3 ms
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def _sensu_plugin_check() -> Any:
             f"{sys.executable} -m pip install sensu-plugin==0.8.0 requests (Debian 12 and later refuse that without "
             "--break-system-packages; a virtual environment needs none, see README)"
         )
-        speak(State.UNKNOWN, words)
+        speak(State.UNKNOWN, line(words))
     finally:
         for name in spare:  # whoever imports these later gets the real ones
             del sys.modules[name]
@@ -127,7 +127,7 @@ class Check(_sensu_plugin_check()):  # type: ignore[misc]
 
     def aside(self, words: str) -> None:
         """Say something on stderr, where it is asked for: Sensu would mix it into the output."""
-        say(words, 2)
+        say(line(words), 2)
 
     @classmethod
     def main(cls, arguments: Sequence[str] | None = None) -> NoReturn:
@@ -148,18 +148,8 @@ class Check(_sensu_plugin_check()):  # type: ignore[misc]
         except KeyboardInterrupt:
             status, output = State.UNKNOWN, f"{name} UNKNOWN: interrupted"
         except BaseException as error:  # noqa: B036  a traceback and status 1 would be read as a warning
-            status, output = State.UNKNOWN, f"{name} UNKNOWN: {_fault(error)}"
-        speak(status, output)
-
-
-def _fault(error: BaseException) -> str:
-    """A fault of ours in one line that can be reported."""
-    place, trace = "", error.__traceback__
-    while trace is not None:
-        code = trace.tb_frame.f_code
-        place = f" at {os.path.basename(code.co_filename)}:{trace.tb_lineno}"
-        trace = trace.tb_next
-    return text(f"internal error, please report it: {type(error).__name__}: {error}{place}", 600)
+            status, output = State.UNKNOWN, f"{name} UNKNOWN: {text(fault(error), 600)}"
+        speak(status, line(output))
 
 
 def _paragraphs(docstring: str | None) -> str:

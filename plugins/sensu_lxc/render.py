@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from sensu_lxc.findings import Finding, State, worst_first
 from sensu_lxc.levels import plain
 
@@ -24,6 +26,15 @@ def text(words: str, at_most: int = 300) -> str:
     if not clean.isprintable():
         clean = "".join(letter if letter.isprintable() else "?" for letter in clean)
     return clean if len(clean) <= at_most else clean[: at_most - 1] + "…"
+
+
+def fault(error: BaseException) -> str:
+    """A fault of ours in one line that can be reported."""
+    trace, place = error.__traceback__, ""
+    while trace is not None:
+        place = f" at {os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return f"internal error, please report it: {type(error).__name__}: {error}{place}"
 
 
 def size(count: float) -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from sensu_lxc.cgroups import Cgroups, Hierarchy
     from sensu_lxc.host import Host
-    from sensu_lxc.inventory import Container
+    from sensu_lxc.inventory import Container, Inventory
     from sensu_lxc.monitor import Reply
 
 # Passing states are looked at again for that long: a container that reboots is STOPPED for some milliseconds.
@@ -150,6 +150,16 @@ def strays(tree: Cgroups, known: Set[str], running: Collection[str]) -> list[tup
     found = tree.strays(known, hierarchy)
     alone = _unclaimed(tree, [place for _, place in found], hierarchy, running)
     return [(name, place) for name, place in found if place in alone]
+
+
+def strays_beside(tree: Cgroups, found: Inventory) -> list[tuple[str, str]]:
+    """Those that are of no container of an inventory of the whole host. Raises CannotObserve with a whole sentence."""
+    names = {container.name for container in found.containers}
+    names.update(directory.rpartition("/")[2] for directory in found.running)
+    try:
+        return strays(tree, names, found.running)
+    except CannotObserve as problem:
+        raise CannotObserve(f"whether payloads run on without a definition can't be told: {problem}") from None
 
 
 def _is_frozen(tree: Cgroups, container: Container) -> bool:

@@ -38,31 +38,24 @@ def refuse(folder: str, arguments: Sequence[str]) -> None:
     ours = state_dir.name_of(arguments)
     try:
         state_dir.verify(folder)  # lest somebody else fill it
-        names = os.listdir(folder)
-        if not names:
-            os.rmdir(folder)
     except (CannotObserve, OSError):
         return
-    for name in names:
+    for name in state_dir.names(folder, "", ""):
         words = state_dir.read(folder, name).decode("ascii", "replace").split(" ", 2)
         if len(words) < 3 or not words[0].isdigit():  # another's, or on its way
             continue
         pid, started, since = words
         if started != _started(int(pid)):
-            _forget(folder, name)
+            state_dir.remove(folder, name)
         elif name == ours and abs(time() - state_dir.touched_at(folder, name)) < _AGAIN_SECONDS:
             raise CannotObserve(
                 f"the process that looked at {since} (pid {pid}) still waits for something that does not answer, and "
                 f"could not be killed; nothing is looked at for up to an hour: which filesystem hangs? (as root: cat "
                 f"/proc/{pid}/stack); once that is mended: rm {folder}/{name}"
             )
-
-
-def _forget(folder: str, name: str) -> None:
     try:
-        os.unlink(f"{folder}/{name}")
         os.rmdir(folder)
-    except OSError:  # others are in it
+    except OSError:  # some are still there
         pass
 
 

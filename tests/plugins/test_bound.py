@@ -85,7 +85,7 @@ class TestPassesOn:
     def test_no_room_for_a_file(self) -> None:
         """Which a limit on files' sizes leaves none in memory either."""
         before = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))"
-        apart = "from sensu_lxc.bound import speak; speak(0, 'OK')"
+        apart = "from sensu_lxc.bound import speak; speak(0, b'OK\\n')"
         status, words, aside = run(apart, before=before)
         assert (status, "nothing was said" in words, aside) == (3, True, "")
 
@@ -94,7 +94,7 @@ class TestSpeak:
     """Before there are two processes: a misspelt option, or no process to be had."""
 
     def test_to_a_reader_that_never_reads(self) -> None:
-        before = "from sensu_lxc.bound import speak; speak(0, 'x' * 100_000, seconds=0.3)"
+        before = "from sensu_lxc.bound import speak; speak(0, b'x' * 100_000, seconds=0.3)"
         running = subprocess.Popen(code("", before=before), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         assert running.stderr is not None
         assert running.stderr.read(20) == b"x" * 20
@@ -102,7 +102,7 @@ class TestSpeak:
         running.communicate()
 
     def test_a_signal_ends_it(self) -> None:
-        before = "from sensu_lxc.bound import speak; speak(0, 'x' * 100_000, seconds=30)"
+        before = "from sensu_lxc.bound import speak; speak(0, b'x' * 100_000, seconds=30)"
         running = subprocess.Popen(code("", before=before), stdout=subprocess.PIPE)
         assert running.stdout is not None
         assert running.stdout.read(1) == b"x"
